@@ -1,0 +1,40 @@
+"""What every test runs under: few threads, fixed seeds, its own folder."""
+
+import os
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+# Before TensorFlow is imported, and inherited by the processes that tests start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    np.random.seed(0)
+    if "keras" in sys.modules:  # Tests of the house need no TensorFlow: do not make them wait for it.
+        sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture
+def work_dir(tmp_path) -> pathlib.Path:
+    """A folder for one test's records and runs, away from the checkout."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus_dir() -> pathlib.Path:
+    """The folder of real speech, for tests marked `corpus`."""
+    folder = os.environ.get("TF_RNNT_KD_CORPUS", "")
+    if not os.path.isdir(folder):
+        pytest.skip("TF_RNNT_KD_CORPUS does not name a folder of speech in LibriSpeech layout")
+    return pathlib.Path(folder)

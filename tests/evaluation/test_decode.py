@@ -1,0 +1,78 @@
+"""Decoding a record set: order, batching and the shortest audio."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tf_rnnt_kd.data.schema import Record
+from tf_rnnt_kd.evaluation import decode
+from tf_rnnt_kd.models.conformer import ConformerEncoder
+from tf_rnnt_kd.models.transducer import Transducer
+
+_SECONDS = [0.0, 0.02, 0.05, 0.5, 1.3, 0.9, 0.055, 1.0]
+
+
+@dataclasses.dataclass
+class Records:
+    records: list
+
+    def read(self):
+        return iter(self.records)
+
+
+class Letters:
+    """The part of a tokenizer that decoding uses."""
+
+    def decode(self, labels):
+        return "".join(" ABCDEFG"[label] for label in labels)
+
+
+@pytest.fixture(scope="module")
+def model():
+    encoder = ConformerEncoder(width=8, num_blocks=1, num_heads=2, kernel_size=3)
+    model = Transducer(8, encoder, prediction_width=8, joint_width=8)
+    model.joint.kernel.assign(3 * model.joint.kernel.value)
+    return model
+
+
+@pytest.fixture(scope="module")
+def records():
+    generator = np.random.default_rng(0)
+    samples = [generator.normal(0, 3000, int(16_000 * seconds)).astype(np.int16) for seconds in _SECONDS]
+    return [Record(str(i), "", f"TEXT {i}", row, np.zeros([0], np.int32)) for i, row in enumerate(samples)]
+
+
+def test_transcriptions_come_in_the_order_of_the_records(model, records):
+    found = list(decode.evaluate_records(model, Letters(), Records(records)))
+    assert [item.id for item in found] == [record.id for record in records]
+    assert [item.reference for item in found] == [record.text for record in records]
+    assert any(item.hypothesis for item in found)
+
+
+def test_batching_does_not_change_hypotheses(model, records, monkeypatch):
+    decoder = decode.make_decoder(model)
+    whole = list(decode.evaluate_records(model, Letters(), Records(records), decode=decoder))
+    monkeypatch.setattr(decode, "_SAMPLES_PER_BATCH", 1)
+    monkeypatch.setattr(decode, "_UTTERANCES_SORTED", 3)
+    alone = list(decode.evaluate_records(model, Letters(), Records(records), decode=decoder))
+    assert [item.hypothesis for item in whole] == [item.hypothesis for item in alone]
+    np.testing.assert_allclose([item.score for item in whole], [item.score for item in alone], rtol=1e-4, atol=1e-4)
+
+
+def test_audio_shorter_than_a_frame_has_an_empty_hypothesis(model, records):
+    found = list(decode.evaluate_records(model, Letters(), Records([records[i] for i in (0, 1, 2)])))
+    assert [(item.hypothesis, item.score) for item in found] == [("", 0.0)] * 3
+
+
+def test_empty_record_set_gives_nothing(model):
+    assert list(decode.evaluate_records(model, Letters(), Records([]))) == []
+
+
+def test_batches_hold_similar_lengths_and_every_utterance_once(records, monkeypatch):
+    monkeypatch.setattr(decode, "_SAMPLES_PER_BATCH", 2 * 16_000)
+    batches = list(decode._batches_of_similar_length(records))
+    assert sorted(position for batch in batches for position in batch) == list(range(len(records)))
+    lengths = [len(records[position].samples) for batch in batches for position in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(len(batch) * len(records[batch[0]].samples) <= 2 * 16_000 for batch in batches)

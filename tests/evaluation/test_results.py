@@ -1,0 +1,79 @@
+"""What an evaluation writes can be read again, is the same each time, and is whole or absent."""
+
+import json
+
+import pytest
+
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation import results
+from tf_rnnt_kd.evaluation.results import Transcription, read_results, read_transcriptions, summarize, write_results
+
+_CLEAN = [Transcription("a", "ONE TWO", "ONE TOO", -1.5), Transcription("b", "THREE", "", -0.5)]
+_NOISY = [Transcription("c", "FOUR", "FOUR FOUR", -2.0)]
+
+
+def test_results_and_hypotheses_survive_the_disk(tmp_path):
+    written = write_results(str(tmp_path / "results.json"), {"clean": _CLEAN, "noisy": _NOISY}, {"model": "abc"})
+    assert read_results(str(tmp_path / "results.json")) == written
+    assert read_transcriptions(str(tmp_path), "clean") == [item._replace(score=0.0) for item in _CLEAN]
+    assert json.loads((tmp_path / "results.json").read_text())["model"] == "abc"
+
+
+def test_results_hold_the_agreed_figures(tmp_path):
+    write_results(str(tmp_path / "results.json"), {"clean": _CLEAN})
+    figures = json.loads((tmp_path / "results.json").read_text())["sets"]["clean"]
+    interval = figures.pop("interval")
+    assert figures.pop("wer") == pytest.approx(200 / 3)
+    assert figures == {"utterances": 2, "words": 3, "substitutions": 1, "deletions": 1, "insertions": 0}
+    assert interval == [50.0, 100.0]
+
+
+def test_equal_evaluations_give_equal_bytes(tmp_path):
+    for name in ("first", "second"):
+        write_results(str(tmp_path / name / "results.json"), {"clean": _CLEAN})
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert [path.name for path in first] == ["hypotheses-clean.tsv", "results.json"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_white_space_in_a_text_does_not_break_its_line(tmp_path):
+    write_results(str(tmp_path / "results.json"), {"x": [Transcription("a", "ONE\tTWO\nTHREE", "ONE")]})
+    assert read_transcriptions(str(tmp_path), "x") == [Transcription("a", "ONE TWO THREE", "ONE")]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_results(str(path), {"clean": _CLEAN})
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        write_results(str(path), {"clean": _NOISY})
+    assert path.read_bytes() == before
+
+
+def test_set_without_transcripts_is_refused():
+    with pytest.raises(UserError, match="no transcripts"):
+        summarize([Transcription("a", "", "ONE")])
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"sets": {"clean": {"wer": 1}}}', '{"sets": {"clean": 3}}'])
+def test_damaged_results_are_refused_by_name(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match="results.json is damaged"):
+        read_results(str(tmp_path / "results.json"))
+
+
+def test_missing_results_are_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="evaluate the model first"):
+        read_results(str(tmp_path / "results.json"))
+
+
+@pytest.mark.parametrize("content", [b"", b"id\treference\n", b"id\treference\thypothesis\na\tONE\n", b"\xff"])
+def test_damaged_hypotheses_are_refused_by_name(tmp_path, content):
+    (tmp_path / "hypotheses-x.tsv").write_bytes(content)
+    with pytest.raises(UserError, match="hypotheses-x.tsv is"):
+        read_transcriptions(str(tmp_path), "x")

@@ -1,0 +1,310 @@
+"""From record sets to batches: a schedule that is a pure function of its seed, and the graph that reads it.
+
+Which utterances make up step n is decided before training, from the sets' indexes alone. So the position of the input
+is the step number, a restart needs no iterator state, the order does not depend on threads, and every batch has exactly
+the wanted share of labelled speech.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_rnnt_kd.batch import Batch, TeacherTargets
+from tf_rnnt_kd.data.records import RecordSet
+from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
+from tf_rnnt_kd.features.spec_augment import spec_augment
+from tf_rnnt_kd.masks import zero_padding
+
+_FRAME_FEATURES = 4  # feature frames in an encoder frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The few static shapes that batches come in.
+
+    Attributes:
+      seconds: longest utterance of each bucket, ascending; longer utterances are left out, and counted.
+      batch_seconds: audio in a batch, padding included: a bucket of length s has `batch_seconds // s` rows.
+      batch_multiple: the number of rows is a multiple of this (of the number of replicas, say).
+    """
+
+    seconds: tuple[float, ...]
+    batch_seconds: float
+    batch_multiple: int = 1
+
+    def num_frames(self, bucket: int) -> int:
+        """T of a bucket, in encoder frames of 40 ms."""
+        return int(np.ceil(self.seconds[bucket] * 25))
+
+    def num_samples(self, bucket: int) -> int:
+        """S of a bucket: just enough for 4T feature frames."""
+        return (_FRAME_FEATURES * self.num_frames(bucket) - 1) * FRAME_STEP + FRAME_LENGTH
+
+    def batch_size(self, bucket: int) -> int:
+        """B of a bucket."""
+        multiples = int(self.batch_seconds / self.seconds[bucket]) // self.batch_multiple
+        return max(1, multiples) * self.batch_multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """SpecAugment settings of the student's input (see `spec_augment`); zero masks switch it off."""
+
+    num_frequency_masks: int = 2
+    max_frequency_bins: int = 27
+    num_time_masks: int = 10
+    time_fraction: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """Who is in which batch.
+
+    Attributes:
+      buckets: the shapes.
+      num_labels: [K] labels that each bucket has room for.
+      bucket: [N] bucket of each step.
+      rows: [N, B_max] utterances of each step as positions in the concatenated sets; -1 beyond the bucket's B.
+      skipped: why utterances of the sets are never used, with their number.
+    """
+
+    buckets: Buckets
+    num_labels: np.ndarray
+    bucket: np.ndarray
+    rows: np.ndarray
+    skipped: dict[str, int]
+
+
+def make_schedule(
+    labelled: Sequence[RecordSet],
+    pseudo_labelled: Sequence[RecordSet],
+    buckets: Buckets,
+    *,
+    num_steps: int,
+    labelled_fraction: float,
+    seed: int,
+) -> Schedule:
+    """Plans `num_steps` batches.
+
+    Each set is shuffled anew in every epoch. Pseudo-labelled speech, when there is any, sets the order; every batch is
+    completed with labelled utterances of its bucket, `labelled_fraction` of its rows, exact to one row over any stretch.
+
+    Raises:
+      UserError: if no utterance fits a bucket.
+    """
+    sets = [*labelled, *pseudo_labelled]
+    samples = np.concatenate([s.index.num_samples for s in sets])  # [R]
+    num_labels = np.concatenate([s.index.num_labels for s in sets])
+    bucket_of, skipped = _assign_buckets(samples, num_labels, buckets)
+    num_human = sum(s.num_utterances for s in labelled)
+    human, pseudo = np.split(bucket_of, [num_human])
+    rng = np.random.default_rng([seed, 0])
+    if pseudo_labelled:
+        leading = _epochs(np.arange(len(human), len(bucket_of)), pseudo, rng)
+        filling = _fillers(human, len(buckets.seconds), rng)
+    else:
+        leading, filling, labelled_fraction = _epochs(np.arange(len(human)), human, rng), {}, 0.0
+    steps = _batches(leading, filling, bucket_of, buckets, labelled_fraction)
+    rows = np.full([num_steps, max(buckets.batch_size(k) for k in range(len(buckets.seconds)))], -1, np.int32)
+    bucket = np.zeros([num_steps], np.int32)
+    for step in range(num_steps):
+        bucket[step], members = next(steps)
+        rows[step, : len(members)] = members
+    room = np.array([max(num_labels[bucket_of == k], default=0) for k in range(len(buckets.seconds))])
+    return Schedule(buckets, np.maximum.accumulate(np.maximum(room, 1)), bucket, rows, skipped)
+
+
+def _assign_buckets(num_samples, num_labels, buckets):
+    """[R] bucket of each utterance, -1 where it can't be used, and a count for each reason."""
+    num_frames = num_log_mel_frames(num_samples) // _FRAME_FEATURES
+    limits = np.array([buckets.num_samples(k) for k in range(len(buckets.seconds))])
+    bucket_of = np.searchsorted(limits, num_samples)
+    reasons = {
+        f"longer than {buckets.seconds[-1]:g} s": bucket_of == len(limits),
+        "more labels than frames": num_frames < num_labels,
+        "no labels": num_labels == 0,
+    }
+    skipped = {}
+    for reason, where in reasons.items():
+        where = where & (bucket_of >= 0)
+        bucket_of = np.where(where, -1, bucket_of)
+        skipped.update({reason: int(where.sum())} if where.any() else {})
+    return bucket_of, skipped
+
+
+def _epochs(rows: np.ndarray, bucket_of: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    """The usable rows, shuffled, again and again."""
+    usable = rows[bucket_of >= 0]
+    if not len(usable):
+        raise UserError("no utterance can be trained on: all are too long for the buckets, or have no fitting labels")
+    while True:
+        yield from rng.permutation(usable)
+
+
+def _fillers(bucket_of, num_buckets, rng):
+    """For each bucket an endless stream of its labelled rows, or of those of the nearest shorter bucket that has any."""
+    fillers, fallback = {}, None
+    for k in range(num_buckets):
+        rows = np.flatnonzero(bucket_of == k)
+        fallback = rows if len(rows) else fallback
+        if fallback is not None:
+            fillers[k] = _epochs(fallback, np.zeros(len(fallback)), rng)
+    return fillers
+
+
+def _batches(leading, filling, bucket_of, buckets, labelled_fraction):
+    """Endless (bucket, rows): a bucket is emitted as soon as the leading stream has filled its share of it."""
+    waiting = {k: [] for k in range(len(buckets.seconds))}
+    owed = dict.fromkeys(waiting, 0.0)  # labelled rows due in the bucket's next batch, with the fraction left over
+    wanted = {k: labelled_fraction * buckets.batch_size(k) if k in filling else 0.0 for k in waiting}
+    owed.update(wanted)
+    for row in leading:
+        k = int(bucket_of[row])
+        waiting[k].append(row)
+        num_filling = int(owed[k] + 1e-6)
+        if len(waiting[k]) < buckets.batch_size(k) - num_filling:
+            continue
+        members = [*(next(filling[k]) for _ in range(num_filling)), *waiting[k]][: buckets.batch_size(k)]
+        if len(waiting[k]) + num_filling >= buckets.batch_size(k):
+            owed[k] += wanted[k] - num_filling
+            waiting[k] = []
+            yield k, members
+
+
+def read_batches(
+    sets: Sequence[RecordSet],
+    schedule: Schedule,
+    *,
+    first_step: int,
+    augmentation: Augmentation,
+    seed: int,
+    with_teacher: bool,
+    num_parallel: int = 2,
+) -> tf.data.Dataset:
+    """The batches of steps `first_step`, `first_step` + 1, …, as `Batch`.
+
+    Reads by byte offset, with native operations only. Features are computed here; a batch's augmentation depends on the
+    seed and the step alone.
+
+    Args:
+      sets: the labelled, then the pseudo-labelled sets that `schedule` was made from.
+      schedule: see `make_schedule`.
+      first_step: where to begin.
+      augmentation: SpecAugment settings.
+      seed: of the augmentation.
+      with_teacher: whether `Batch.teacher` is wanted.
+      num_parallel: batches worked on at the same time.
+    """
+    targets = common_targets(sets) if with_teacher else None
+    table = _RecordTable(sets)
+    steps = tf.data.Dataset.from_tensor_slices(
+        (
+            np.arange(first_step, len(schedule.bucket), dtype=np.int64),
+            schedule.rows[first_step:],
+            schedule.bucket[first_step:],
+        )
+    )
+
+    def read_step(step, rows, bucket):
+        records = tf.data.Dataset.from_tensor_slices(rows[: tf.gather(table.batch_sizes(schedule.buckets), bucket)])
+        records = records.flat_map(table.read).map(lambda serialized: _to_fields(serialized, targets))
+        shapes = _padded_shapes(schedule, bucket, targets)
+        return records.padded_batch(tf.shape(rows, tf.int64)[0], shapes).map(
+            lambda fields: _to_batch(fields, augmentation, tf.stack([tf.cast(seed, tf.int64), step]))
+        )
+
+    dataset = steps.interleave(read_step, cycle_length=num_parallel, num_parallel_calls=num_parallel, deterministic=True)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options).prefetch(num_parallel)
+
+
+def common_targets(sets: Sequence[RecordSet]) -> TargetsSpec | None:
+    """The teacher targets of the sets that have them; two different teachers in one batch are refused."""
+    found = {s.targets: s.folder for s in sets if s.targets is not None}
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(found.values())} hold targets of different teachers or codecs: label them anew")
+    return next(iter(found), None)
+
+
+class _RecordTable:
+    """Where each utterance of the concatenated sets lies, as tensors."""
+
+    def __init__(self, sets: Sequence[RecordSet]):
+        first_shard = np.cumsum([0] + [len(s.shards) for s in sets])
+        shards = [s.index.shard + first for s, first in zip(sets, first_shard, strict=False)]
+        self._files = tf.constant([path for s in sets for path in s.shards])
+        self._shard = tf.constant(np.concatenate(shards), tf.int32)
+        self._offset = tf.constant(np.concatenate([s.index.offset for s in sets]), tf.int64)
+        self._num_bytes = tf.constant(np.concatenate([s.index.num_bytes for s in sets]), tf.int64)
+
+    @staticmethod
+    def batch_sizes(buckets: Buckets) -> tf.Tensor:
+        return tf.constant([buckets.batch_size(k) for k in range(len(buckets.seconds))])
+
+    def read(self, row: tf.Tensor) -> tf.data.Dataset:
+        """The serialized record of one row, as a dataset of one element."""
+        variant = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[tf.gather(self._files, tf.gather(self._shard, row))],
+            compression_type="",
+            buffer_size=tf.gather(self._num_bytes, row),
+            byte_offsets=[tf.gather(self._offset, row)],
+        )
+        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+
+
+def _to_fields(serialized, targets):
+    """One record as the fields of a batch, unpadded."""
+    record = parse_record(serialized, targets)
+    empty = tf.zeros([0, 0], tf.float32)
+    codec = targets.codec if targets else None
+    return {
+        "samples": record["samples"],
+        "num_samples": tf.size(record["samples"]),
+        "labels": record["labels"],
+        "num_labels": tf.size(record["labels"]),
+        "source": record["source"],
+        "encoded": record["encoded"] if codec == "factored" else empty,
+        "predicted": record["predicted"] if codec == "factored" else empty,
+        "logits": record["logits"] if codec == "lattice" else tf.zeros([0, 0, 0]),
+        "weight": _has_teacher(record, codec),
+    }
+
+
+def _has_teacher(record, codec):
+    values = record.get({"factored": "encoded", "lattice": "logits"}.get(codec))
+    return tf.cast(tf.size(values) > 0, tf.float32) if values is not None else tf.zeros([])
+
+
+def _padded_shapes(schedule, bucket, targets):
+    num_buckets = len(schedule.buckets.seconds)
+    frames = tf.gather(tf.constant([schedule.buckets.num_frames(k) for k in range(num_buckets)], tf.int64), bucket)
+    samples = tf.gather(tf.constant([schedule.buckets.num_samples(k) for k in range(num_buckets)], tf.int64), bucket)
+    labels = tf.gather(tf.constant(schedule.num_labels, tf.int64), bucket)
+    width, vocabulary = (targets.width, targets.vocabulary_size) if targets else (0, 0)
+    factored, lattice = (targets is not None and targets.codec == codec for codec in ("factored", "lattice"))
+    zero = tf.constant(0, tf.int64)
+    return {
+        "samples": [samples],
+        "num_samples": [],
+        "labels": [labels],
+        "num_labels": [],
+        "source": [],
+        "encoded": [frames, width] if factored else [zero, 0],
+        "predicted": [labels + 1, width] if factored else [zero, 0],
+        "logits": [frames, labels + 1, vocabulary] if lattice else [zero, zero, 0],
+        "weight": [],
+    }
+
+
+def _to_batch(fields, augmentation, seed):
+    samples = tf.cast(fields["samples"], tf.float32) / 32768.0  # [B, S]
+    num_features = num_log_mel_frames(fields["num_samples"])
+    features = zero_padding(log_mel(samples), num_features)  # [B, 4T, F]
+    features = spec_augment(features, num_features, seed=seed, **dataclasses.asdict(augmentation))
+    teacher = TeacherTargets(fields["encoded"], fields["predicted"], fields["logits"], fields["weight"])
+    return Batch(features, num_features, fields["labels"], fields["num_labels"], teacher, fields["source"])

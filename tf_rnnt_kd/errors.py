@@ -1,0 +1,53 @@
+"""Errors a person can act on, and the frame around every command that shows them."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the Python traceback of an error.")
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can mend.
+
+    The message is one line and names what is wrong, where (file, option, utterance) and what to do.
+    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost.
+    """
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> None:
+    """Parses the flags, calls `main(argv)`, and turns expected failures into one line and exit code 2."""
+    app.run(lambda argv: _guard(main, argv), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(list(argv), known_only=False)
+    except flags.Error as error:
+        _fail(f"{error} (--help lists the options)")
+
+
+def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    try:
+        main(argv)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        _fail(f"{os.strerror(error.errno)}{where}: make room or grant access, then start the same command again")
+    except KeyboardInterrupt:
+        print("\ninterrupted: start the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    if flags.FLAGS.is_parsed() and _DEBUG.value:
+        traceback.print_exc()
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

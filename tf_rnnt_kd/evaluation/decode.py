@@ -1,0 +1,127 @@
+"""A model over record sets: its hypotheses, and the figures made of them."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_rnnt_kd.data.records import open_records
+from tf_rnnt_kd.data.schema import Record
+from tf_rnnt_kd.decoding.greedy import greedy_search
+from tf_rnnt_kd.decoding.hypotheses import Hypotheses
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
+from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
+from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.text.tokenizer import Tokenizer
+
+_SAMPLES_PER_BATCH = 16_000 * 240  # 4 minutes of padded audio
+_UTTERANCES_SORTED = 1024  # as many lie in memory, so that batches can be of similar length
+_LEAST_SAMPLES = (
+    FRAME_LENGTH + 3 * FRAME_STEP
+)  # one encoder frame; shorter audio is padded to it and has no valid frame
+
+Decoder = Callable[[np.ndarray, np.ndarray], Hypotheses]
+
+
+def make_decoder(model: Transducer) -> Decoder:
+    """Traces greedy decoding once, for every batch size and length: keep it where a model is evaluated again and again.
+
+    Returns:
+      (samples [B, S] float32 in [-1, 1], num_samples [B] int32) -> `Hypotheses`.
+    """
+
+    def decode(samples: tf.Tensor, num_samples: tf.Tensor) -> Hypotheses:
+        features = log_mel(samples)  # [B, N, F]
+        features = features[:, : tf.shape(features)[1] // 4 * 4]  # [B, 4T, F]
+        encoded, num_frames = model.encode(features, num_log_mel_frames(num_samples))
+        return greedy_search(
+            encoded,
+            num_frames,
+            join=model.join,
+            initial_prediction=model.initial_prediction,
+            step_prediction=model.step_prediction,
+            blank_id=model.blank_id,
+        )
+
+    signature = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)]
+    return tf.function(decode, input_signature=signature, autograph=False)
+
+
+def evaluate_records(
+    model: Transducer, tokenizer: Tokenizer, records, *, decode: Decoder | None = None
+) -> Iterator[Transcription]:
+    """Decodes a record set greedily; padding is kept small by batches of similar length.
+
+    Args:
+      model: what to evaluate.
+      tokenizer: the model's.
+      records: a `RecordSet`, or whatever has its `read()`.
+      decode: `make_decoder(model)`, to save the tracing of a second evaluation.
+
+    Yields:
+      One `Transcription` an utterance, in the order of the records.
+    """
+    decode = decode or make_decoder(model)
+    remaining = iter(records.read())
+    while window := list(itertools.islice(remaining, _UTTERANCES_SORTED)):
+        transcriptions = {}
+        for batch in _batches_of_similar_length(window):
+            hypotheses = decode(*_pad([window[position].samples for position in batch]))
+            for position, labels, score in zip(batch, *_unpack(hypotheses), strict=True):
+                record = window[position]
+                transcriptions[position] = Transcription(record.id, record.text, tokenizer.decode(labels), score)
+        yield from (transcriptions[position] for position in range(len(window)))
+
+
+def _batches_of_similar_length(records: Sequence[Record]) -> Iterator[list[int]]:
+    """Positions of the records, longest batch first: what needs the most memory fails at once or never."""
+    batch: list[int] = []
+    for position in sorted(range(len(records)), key=lambda i: -len(records[i].samples)):
+        if batch and (len(batch) + 1) * len(records[batch[0]].samples) > _SAMPLES_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(position)
+    yield batch
+
+
+def _pad(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    num_samples = np.array([len(row) for row in samples], np.int32)
+    padded = np.zeros([len(samples), max(num_samples.max(), _LEAST_SAMPLES)], np.float32)
+    for row, values in zip(padded, samples, strict=True):
+        row[: len(values)] = values / 32768.0
+    return padded, num_samples
+
+
+def _unpack(hypotheses: Hypotheses) -> tuple[list[list[int]], list[float]]:
+    lengths = hypotheses.num_labels.numpy()
+    labels = [row[:length].tolist() for row, length in zip(hypotheses.labels.numpy(), lengths, strict=True)]
+    return labels, hypotheses.scores.numpy().tolist()
+
+
+def evaluate_checkpoint(checkpoint: str, folders: Sequence[str], output: str) -> dict[str, SetResult]:
+    """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
+
+    Args:
+      checkpoint: folder of `models.saving.save_model`.
+      folders: record sets; the last part of each path names the test set.
+      output: path of the JSON file.
+
+    Raises:
+      UserError: if two sets have one name, a set is unfinished, or has no transcripts.
+    """
+    names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
+    if len(set(names)) < len(names):
+        raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
+    model, tokenizer = load_model(checkpoint)
+    decode = make_decoder(model)
+    opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
+    sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
+    about = {
+        "model": read_description(checkpoint)["weights_hash"],
+        "records": {name: records.hash for name, records in opened.items()},
+    }
+    return write_results(output, sets, about)

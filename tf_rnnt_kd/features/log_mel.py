@@ -1,0 +1,38 @@
+"""Log-mel features of 16 kHz speech."""
+
+import tensorflow as tf
+
+SAMPLE_RATE = 16_000  # Hz
+FRAME_LENGTH = 400  # samples, 25 ms
+FRAME_STEP = 160  # samples, 10 ms
+NUM_MEL_BINS = 80
+# One fixed scale in place of per-utterance statistics, which a streaming student cannot know. The values bring the
+# log-energies of levelled speech to about zero mean and unit variance.
+_LOG_FLOOR = 1e-5
+_MEAN, _DEVIATION = -4.0, 4.0
+
+
+def num_log_mel_frames(num_samples):
+    """`N = max(0, 1 + floor((S - 400) / 160))`, for a Python integer, an array or a tensor of sample counts."""
+    frames = (num_samples - FRAME_LENGTH) // FRAME_STEP + 1
+    return frames * (frames > 0) if not tf.is_tensor(frames) else tf.maximum(frames, 0)
+
+
+def log_mel(samples: tf.Tensor) -> tf.Tensor:
+    """Frames, windows (Hann), transforms and pools to 80 mel bins: `(log max(E_mel, 1e-5) + 4) / 4`.
+
+    Frame n covers samples [160 n, 160 n + 400) and no others, so that chunks of samples give the frames that the whole
+    utterance gives. Memory: about 1 kB a frame for the spectrum.
+
+    Args:
+      samples: [B, S] float32 in [-1, 1], 16 kHz.
+
+    Returns:
+      [B, N, 80] float32, one frame every 10 ms.
+    """
+    frames = tf.signal.frame(samples, FRAME_LENGTH, FRAME_STEP)  # [B, N, 400]
+    spectrum = tf.signal.rfft(frames * tf.signal.hann_window(FRAME_LENGTH), [512])  # [B, N, 257]
+    power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
+    to_mel = tf.signal.linear_to_mel_weight_matrix(NUM_MEL_BINS, 257, SAMPLE_RATE, 20.0, 7_600.0)
+    energy = tf.matmul(power, to_mel)  # [B, N, 80]
+    return (tf.math.log(tf.maximum(energy, _LOG_FLOOR)) - _MEAN) / _DEVIATION

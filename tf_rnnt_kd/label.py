@@ -1,0 +1,24 @@
+"""`python -m tf_rnnt_kd.label --checkpoint DIR --records DIR --output DIR`: a teacher's transcripts, and its lattices."""
+
+from absl import flags
+
+from tf_rnnt_kd.errors import run_command
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the teacher: a generation of a run.", required=True)
+_RECORDS = flags.DEFINE_string("records", None, "Record set of the audio.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the new record set.", required=True)
+_CODEC = flags.DEFINE_enum("codec", "factored", ["transcripts", "factored", "lattice"], "What of the teacher is stored.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "In which the targets are stored.")
+
+
+def main(argv):
+    """Labels one record set; goes on with an unfinished one."""
+    del argv
+    from tf_rnnt_kd.labelling.records import label_folder
+
+    codec = None if _CODEC.value == "transcripts" else _CODEC.value
+    label_folder(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, codec=codec, dtype=_DTYPE.value)
+
+
+if __name__ == "__main__":
+    run_command(main)

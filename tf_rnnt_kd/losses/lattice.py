@@ -1,0 +1,260 @@
+"""Sums and maxima over the alignments of a transducer lattice, by one recursion over its anti-diagonals.
+
+A node (t, u) has two arcs: blank, to (t+1, u), and the next label, to (t, u+1). Every alignment leaves diagonal
+n = t + u for diagonal n + 1 by exactly one arc. So all nodes of a diagonal advance together (T+U steps over [B, U+1]
+vectors), and a constant taken from every arc of a diagonal shifts all alignments alike. The second fact keeps float32
+exact enough for long utterances: scores inside the recursion stay near 0, the constants (`scale`) are added once.
+
+Inside, "no arc" is `LOG_ZERO`, finite so that no difference of two infinities can become NaN. Infinities appear in
+results only.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_rnnt_kd.masks import length_mask
+
+LOG_ZERO = -1e30
+
+
+class Diagonals(NamedTuple):
+    """The two arcs of each node, laid out for the recursion: row n holds the nodes t = n - u, N = T+U.
+
+    Attributes:
+      blank: [N, B, U+1] float32, relative to `scale`.
+      label: [N, B, U+1] float32, the arc that leaves column u, relative to `scale`.
+      scale: [N, B] float32, what was taken from both.
+      num_frames: [B] int32.
+      num_labels: [B] int32.
+    """
+
+    blank: tf.Tensor
+    label: tf.Tensor
+    scale: tf.Tensor
+    num_frames: tf.Tensor
+    num_labels: tf.Tensor
+
+
+class ForwardPass(NamedTuple):
+    """A lattice summed from its start.
+
+    Attributes:
+      diagonals: the arcs.
+      log_alpha: [N+1, B, U+1] float32, relative to the scales of the diagonals before.
+      log_likelihood: [B] float32, -inf where no alignment exists.
+    """
+
+    diagonals: Diagonals
+    log_alpha: tf.Tensor
+    log_likelihood: tf.Tensor
+
+
+def node_mask(num_frames: tf.Tensor, num_labels: tf.Tensor, max_frames: int, max_labels: int) -> tf.Tensor:
+    """`mask[b, t, u] = t < num_frames[b] and u <= num_labels[b]`: [B, T, U+1] bool."""
+    frames = length_mask(num_frames, max_frames)  # [B, T]
+    columns = length_mask(num_labels + 1, max_labels + 1)  # [B, U+1]
+    return frames[:, :, None] & columns[:, None, :]  # [B, T, U+1]
+
+
+def sum_alignments(
+    log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor
+) -> ForwardPass:
+    """Adds the weights of all alignments.
+
+    `alpha(t, u) = alpha(t-1, u) blank(t-1, u) + alpha(t, u-1) label(t, u-1)`, read behind the blank of the last node.
+    An utterance of no frames and no labels has one alignment, the empty one, of weight 1: filler rows cost nothing.
+    Memory O(B T U).
+
+    Args:
+      log_blank: [B, T, U+1] floating, log weight of each node's blank arc; what lies beyond the lengths is not read.
+      log_label: [B, T, U] floating, log weight of each node's label arc.
+      num_frames: [B] integer, at most T.
+      num_labels: [B] integer, at most U.
+
+    Returns:
+      `ForwardPass`; no gradient flows through it (`arc_posteriors` is the gradient).
+
+    References:
+      Graves 2012, https://arxiv.org/abs/1211.3711, eq. 16; Bagby, Rao and Sim 2018 for the skewed layout.
+    """
+    diagonals = _lay_out(log_blank, log_label, num_frames, num_labels)
+    log_alpha = _forward(diagonals, _add)
+    return ForwardPass(diagonals, log_alpha, _total(diagonals, log_alpha))
+
+
+def arc_posteriors(forward: ForwardPass) -> tuple[tf.Tensor, tf.Tensor]:
+    """The probability that an alignment takes each arc.
+
+    `exp(log_alpha(t, u) + arc + log_beta(head of the arc) - log_likelihood)`: the derivative of the log-likelihood by
+    that arc. 0 in padding, and everywhere if no alignment exists. The two arcs of a node add up to the occupancy of the
+    node, the nodes of a diagonal to 1. Costs one recursion more, and memory O(B T U).
+
+    Args:
+      forward: what `sum_alignments` returned.
+
+    Returns:
+      (blank [B, T, U+1], label [B, T, U]) float32.
+    """
+    diagonals, log_alpha, log_likelihood = forward
+    log_beta = _backward(diagonals, _add)[1:]  # [N, B, U+1], at the head of the blank arc
+    before = log_alpha[:-1] - _at_end(diagonals, log_alpha[-1])[None, :, None]  # [N, B, U+1]
+    blank = _unskew(tf.exp(before + diagonals.blank + log_beta))  # [B, T, U+1]
+    label = _unskew(tf.exp(before + diagonals.label + _shift_left(log_beta)))  # [B, T, U+1]
+    mask = node_mask(diagonals.num_frames, diagonals.num_labels, tf.shape(blank)[1], tf.shape(blank)[2] - 1)
+    mask &= tf.math.is_finite(log_likelihood)[:, None, None]  # [B, T, U+1]
+    return tf.where(mask, blank, 0.0), tf.where(mask, label, 0.0)[:, :, :-1]
+
+
+def node_scores(
+    log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The two halves of the sum at every node: alignments up to it, and alignments from it on.
+
+    `log_alpha(t, u) + log_beta(t, u) - log_likelihood` is the log of the node's occupancy. Memory O(B T U).
+
+    Args:
+      log_blank: [B, T, U+1] floating.
+      log_label: [B, T, U] floating.
+      num_frames: [B] integer.
+      num_labels: [B] integer.
+
+    Returns:
+      (log_alpha, log_beta): [B, T, U+1] float32, -inf where no alignment passes and in padding.
+    """
+    diagonals = _lay_out(log_blank, log_label, num_frames, num_labels)
+    before = tf.cumsum(diagonals.scale, exclusive=True)[:, :, None]  # [N, B, 1]
+    after = tf.cumsum(diagonals.scale, reverse=True)[:, :, None]  # [N, B, 1]
+    log_alpha = _unskew(_forward(diagonals, _add)[:-1] + before)  # [B, T, U+1]
+    log_beta = _unskew(_backward(diagonals, _add)[:-1] + after)  # [B, T, U+1]
+    mask = node_mask(diagonals.num_frames, diagonals.num_labels, tf.shape(log_alpha)[1], tf.shape(log_alpha)[2] - 1)
+    return tuple(_open(tf.where(mask, scores, LOG_ZERO)) for scores in (log_alpha, log_beta))
+
+
+def best_path(
+    log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The heaviest alignment: the same recursion with a maximum for the sum, then traced back.
+
+    Of equal alignments the one that emits earliest is taken. Memory O(B T U).
+
+    Args:
+      log_blank: [B, T, U+1] floating.
+      log_label: [B, T, U] floating.
+      num_frames: [B] integer.
+      num_labels: [B] integer.
+
+    Returns:
+      (frames [B, U] int32, the frame in which each label leaves, -1 in padding and where no alignment exists;
+      score [B] float32, -inf there).
+    """
+    diagonals = _lay_out(log_blank, log_label, num_frames, num_labels)
+    log_alpha = _forward(diagonals, tf.maximum)
+    score = _total(diagonals, log_alpha)
+    moved = _shift_right(log_alpha[:-1] + diagonals.label) > log_alpha[:-1] + diagonals.blank  # [N, B, U+1]
+    columns = tf.scan(_step_back, moved, diagonals.num_labels, reverse=True)  # [N, B], the column of diagonal n
+    max_labels = tf.shape(log_label)[2]
+    label = tf.range(max_labels)  # [U]
+    # A path leaves column u on the last diagonal at which its column is at most u.
+    leaves = tf.math.count_nonzero(columns[:, :, None] <= label, axis=0, dtype=tf.int32) - 1  # [B, U]
+    real = length_mask(diagonals.num_labels, max_labels) & tf.math.is_finite(score)[:, None]  # [B, U]
+    return tf.where(real, leaves - label, -1), score
+
+
+def _add(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    # log(exp(first) + exp(second)) by five kernels: the body of the loop is what a step costs on a CPU.
+    larger = tf.maximum(first, second)
+    return larger + tf.math.softplus(tf.minimum(first, second) - larger)
+
+
+def _step_back(column: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
+    column -= tf.cast(tf.gather(moved, column, batch_dims=1), tf.int32)
+    return tf.maximum(column, 0)  # impossible lattices lead anywhere
+
+
+def _forward(diagonals: Diagonals, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    columns = tf.shape(diagonals.blank)[2]
+    start = tf.fill([tf.shape(diagonals.blank)[1]], 0)  # [B]
+    return _advance(diagonals.blank, _shift_right(diagonals.label), _log_one_hot(start, columns), add)
+
+
+def _backward(diagonals: Diagonals, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    # Seen from its end a lattice is a lattice again: the same recursion on the arrays turned round.
+    columns = tf.shape(diagonals.blank)[2]
+    start = columns - 1 - diagonals.num_labels  # [B]
+    blank, label = (tf.reverse(arcs, [0, 2]) for arcs in (diagonals.blank, diagonals.label))
+    return tf.reverse(_advance(blank, label, _log_one_hot(start, columns), add), [0, 2])  # [N+1, B, U+1]
+
+
+def _advance(
+    stay: tf.Tensor, move: tf.Tensor, first: tf.Tensor, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """Walks over all diagonals; `move[n, b, u]` is the arc that enters column u. Returns [N+1, B, U+1]."""
+
+    def step(scores: tf.Tensor, arcs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        # Column 0 meets `move` = LOG_ZERO, so what comes round there is harmless. (tf.roll here is 5x slower.)
+        from_left = tf.concat([scores[:, :1], scores[:, :-1]], axis=1)
+        return add(scores + arcs[0], from_left + arcs[1])
+
+    return tf.concat([first[None], tf.scan(step, (stay, move), first)], axis=0)
+
+
+def _lay_out(log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor) -> Diagonals:
+    num_frames, num_labels = tf.cast(num_frames, tf.int32), tf.cast(num_labels, tf.int32)
+    blank = _skew(tf.cast(log_blank, tf.float32))  # [N, B, U+1]
+    label = _skew(tf.pad(tf.cast(log_label, tf.float32), [[0, 0], [0, 0], [0, 1]]))  # [N, B, U+1]
+    column = tf.range(tf.shape(blank)[2])  # [U+1]
+    frame = tf.range(tf.shape(blank)[0])[:, None, None] - column  # [N, 1, U+1]
+    in_time = (frame >= 0) & (frame < num_frames[:, None])  # [N, B, U+1]
+    last = column == num_labels[:, None]  # [B, U+1]
+    # Beyond its last frame an utterance walks on for free, so that all of them end on diagonal N.
+    beyond = tf.where(last & (frame >= num_frames[:, None]), 0.0, LOG_ZERO)  # [N, B, U+1]
+    blank = tf.where(in_time & (column <= num_labels[:, None]), tf.maximum(blank, LOG_ZERO), beyond)
+    label = tf.where(in_time & (column < num_labels[:, None]), tf.maximum(label, LOG_ZERO), LOG_ZERO)
+    scale = tf.reduce_max(tf.maximum(blank, label), axis=2)  # [N, B]
+    scale = tf.where(scale > LOG_ZERO, scale, 0.0)
+    return Diagonals(blank - scale[:, :, None], label - scale[:, :, None], scale, num_frames, num_labels)
+
+
+def _skew(scores: tf.Tensor) -> tf.Tensor:
+    """[B, T, U+1] to [N, B, U+1] by pad and reshape: rows one longer than their length slip by one per column."""
+    batch, frames, columns = tf.unstack(tf.shape(scores))
+    rows = frames + columns - 1
+    scores = tf.transpose(scores, [0, 2, 1])  # [B, U+1, T]
+    scores = tf.reshape(tf.pad(scores, [[0, 0], [0, 0], [0, columns]]), [batch, -1])  # [B, (U+1)(N+1)]
+    scores = tf.reshape(scores[:, : columns * rows], [batch, columns, rows])  # [B, U+1, N]
+    return tf.transpose(scores, [2, 0, 1])  # [N, B, U+1]
+
+
+def _unskew(scores: tf.Tensor) -> tf.Tensor:
+    """[N, B, U+1] back to [B, T, U+1]."""
+    rows, batch, columns = tf.unstack(tf.shape(scores))
+    scores = tf.reshape(tf.transpose(scores, [1, 2, 0]), [batch, columns * rows])  # [B, (U+1)N]
+    scores = tf.reshape(tf.pad(scores, [[0, 0], [0, columns]]), [batch, columns, rows + 1])  # [B, U+1, N+1]
+    return tf.transpose(scores[:, :, : rows - columns + 1], [0, 2, 1])  # [B, T, U+1]
+
+
+def _shift_right(arcs: tf.Tensor) -> tf.Tensor:
+    return tf.pad(arcs[:, :, :-1], [[0, 0], [0, 0], [1, 0]], constant_values=LOG_ZERO)
+
+
+def _shift_left(scores: tf.Tensor) -> tf.Tensor:
+    return tf.pad(scores[:, :, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=LOG_ZERO)
+
+
+def _log_one_hot(index: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
+    return tf.one_hot(index, depth, on_value=0.0, off_value=LOG_ZERO)
+
+
+def _at_end(diagonals: Diagonals, scores: tf.Tensor) -> tf.Tensor:
+    return tf.gather(scores, diagonals.num_labels, batch_dims=1)  # [B]
+
+
+def _total(diagonals: Diagonals, log_alpha: tf.Tensor) -> tf.Tensor:
+    return _open(_at_end(diagonals, log_alpha[-1]) + tf.reduce_sum(diagonals.scale, axis=0))  # [B]
+
+
+def _open(scores: tf.Tensor) -> tf.Tensor:
+    # Sums of a few LOG_ZERO and finite arcs all lie below half of it.
+    return tf.where(scores > 0.5 * LOG_ZERO, scores, float("-inf"))

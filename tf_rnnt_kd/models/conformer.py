@@ -1,0 +1,234 @@
+"""The Conformer encoder, full-context or causal."""
+
+import keras
+import tensorflow as tf
+
+from tf_rnnt_kd.masks import length_mask, zero_padding
+from tf_rnnt_kd.models.attention import RotaryAttention
+from tf_rnnt_kd.models.subsampling import REDUCTION, Subsampling
+
+
+class FeedForward(keras.layers.Layer):
+    """`dropout(W2 dropout(swish(W1 LayerNorm(x))))`, inner width 4 D."""
+
+    def __init__(self, width: int, dropout: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.dropout = width, dropout
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
+        self.expand = keras.layers.Dense(4 * width, activation="swish", name="expand")
+        self.contract = keras.layers.Dense(width, name="contract")
+        self.drop_inner = keras.layers.Dropout(dropout, name="drop_inner")
+        self.drop = keras.layers.Dropout(dropout, name="drop")
+
+    def build(self, inputs_shape):
+        self.norm.build((None, None, self.width))
+        self.expand.build((None, None, self.width))
+        self.contract.build((None, None, 4 * self.width))
+
+    def call(self, inputs, training=False):
+        hidden = self.drop_inner(self.expand(self.norm(inputs)), training=training)
+        return self.drop(self.contract(hidden), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "dropout": self.dropout}
+
+
+class Convolution(keras.layers.Layer):
+    """`dropout(pointwise(swish(LayerNorm(depthwise(GLU(pointwise(LayerNorm(x))))))))`.
+
+    LayerNorm stands where Gulati et al. have batch norm: the same arithmetic offline, streaming, on one replica or many.
+    A causal convolution is padded on its left only.
+    """
+
+    def __init__(self, width: int, kernel_size: int, causal: bool = False, dropout: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.kernel_size, self.causal, self.dropout = width, kernel_size, causal, dropout
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
+        self.expand = keras.layers.Dense(2 * width, name="expand")
+        self.depthwise = keras.layers.DepthwiseConv1D(kernel_size, name="depthwise")
+        self.inner_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="inner_norm")
+        self.contract = keras.layers.Dense(width, name="contract")
+        self.drop = keras.layers.Dropout(dropout, name="drop")
+
+    def build(self, inputs_shape):
+        for layer in (self.norm, self.expand, self.depthwise, self.inner_norm, self.contract):
+            layer.build((None, None, self.width))
+
+    def call(self, inputs, num_frames, training=False):
+        """[B, T, D], [B] -> [B, T, D]."""
+        left = self.kernel_size - 1 if self.causal else (self.kernel_size - 1) // 2
+        gated = zero_padding(self._gate(inputs), num_frames)
+        padded = tf.pad(gated, [[0, 0], [left, self.kernel_size - 1 - left], [0, 0]])  # [B, T+k-1, D]
+        return self.drop(self._mix(padded), training=training)
+
+    def stream(self, inputs, cache):
+        """[B, n, D] and the last k - 1 gated frames [B, k-1, D] -> [B, n, D] and the next cache."""
+        gated = tf.concat([cache, self._gate(inputs)], axis=1)  # [B, k-1+n, D]
+        return self._mix(gated), gated[:, tf.shape(gated)[1] - (self.kernel_size - 1) :]
+
+    def _gate(self, inputs):
+        value, gate = tf.split(self.expand(self.norm(inputs)), 2, axis=-1)
+        return value * tf.sigmoid(gate)
+
+    def _mix(self, padded):
+        return self.contract(tf.nn.silu(self.inner_norm(self.depthwise(padded))))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "kernel_size": self.kernel_size,
+            "causal": self.causal,
+            "dropout": self.dropout,
+        }
+
+
+class ConformerBlock(keras.layers.Layer):
+    """Gulati et al. 2020 (2005.08100), section 2.
+
+    x = x + 1/2 FFN(x)
+    x = x + MHSA(LayerNorm(x))
+    x = x + Conv(x)
+    y = LayerNorm(x + 1/2 FFN(x))
+    """
+
+    def __init__(self, width, num_heads, kernel_size, causal=False, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.num_heads, self.kernel_size = width, num_heads, kernel_size
+        self.causal, self.dropout = causal, dropout
+        self.feed_forward_in = FeedForward(width, dropout, name="feed_forward_in")
+        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="attention_norm")
+        self.attention = RotaryAttention(width, num_heads, dropout, name="attention")
+        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.convolution = Convolution(width, kernel_size, causal, dropout, name="convolution")
+        self.feed_forward_out = FeedForward(width, dropout, name="feed_forward_out")
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
+
+    def build(self, inputs_shape):
+        shape = (None, None, self.width)
+        for layer in (self.feed_forward_in, self.attention_norm, self.attention, self.convolution):
+            layer.build(shape)
+        self.feed_forward_out.build(shape)
+        self.norm.build(shape)
+
+    def call(self, inputs, num_frames, mask, training=False):
+        x = inputs + 0.5 * self.feed_forward_in(inputs, training=training)
+        x = x + self.drop(self.attention(self.attention_norm(x), mask, training=training), training=training)
+        x = x + self.convolution(x, num_frames, training=training)
+        return self.norm(x + 0.5 * self.feed_forward_out(x, training=training))
+
+    def stream(self, inputs, state, mask):
+        """[B, n, D], (keys, values, gated frames) -> [B, n, D], state. The same arithmetic as `call`."""
+        key, value, gated = state
+        x = inputs + 0.5 * self.feed_forward_in(inputs)
+        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), mask)
+        x = x + attended
+        convolved, gated = self.convolution.stream(x, gated)
+        x = x + convolved
+        return self.norm(x + 0.5 * self.feed_forward_out(x)), (key, value, gated)
+
+    def initial_state(self, batch_size, left_context):
+        """Empty caches: [B, H, left_context, D/H] twice and [B, k-1, D]."""
+        heads = [batch_size, self.num_heads, left_context, self.width // self.num_heads]
+        gated = [batch_size, self.kernel_size - 1, self.width]
+        return tuple(tf.zeros(shape, self.compute_dtype) for shape in (heads, heads, gated))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "num_heads": self.num_heads,
+            "kernel_size": self.kernel_size,
+            "causal": self.causal,
+            "dropout": self.dropout,
+        }
+
+
+class ConformerEncoder(keras.layers.Layer):
+    """Subsampling and `num_blocks` Conformer blocks: `[B, 4T, F] -> [B, T, D]`.
+
+    With `causal=True` frame t sees frames t - left_context … t and nothing later; such an encoder streams with a state
+    of fixed size, and its chunked output equals its offline output. `left_context` is in encoder frames of 40 ms.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_blocks: int,
+        num_heads: int,
+        kernel_size: int,
+        causal: bool = False,
+        left_context: int | None = None,
+        dropout: float = 0.1,
+        **kwargs,
+    ):
+        super().__init__(**{"name": "encoder", **kwargs})
+        if causal and left_context is None:
+            raise ValueError("a causal encoder needs left_context, the frames of 40 ms that attention may look back")
+        self.width, self.num_blocks, self.num_heads, self.kernel_size = width, num_blocks, num_heads, kernel_size
+        self.causal, self.left_context, self.dropout = causal, left_context, dropout
+        self.subsampling = Subsampling(width, dropout, name="subsampling")
+        self.blocks = [
+            ConformerBlock(width, num_heads, kernel_size, causal, dropout, name=f"block_{i}") for i in range(num_blocks)
+        ]
+
+    def build(self, features_shape):
+        self.subsampling.build(features_shape)
+        for block in self.blocks:
+            block.build((None, None, self.width))
+
+    def call(self, features, num_features, training=False):
+        """[B, 4T, F], [B] -> [B, T, D]; frames at and beyond num_features // 4 are undefined."""
+        num_frames = num_features // REDUCTION
+        frames = self.subsampling(features, num_features, training=training)  # [B, T, D]
+        mask = self._offline_mask(num_frames, tf.shape(frames)[1])
+        for block in self.blocks:
+            frames = block(frames, num_frames, mask, training=training)
+        return frames
+
+    def initial_state(self, batch_size) -> tuple[tf.Tensor, ...]:
+        """Flat tuple: frames seen [B] int32 (up to left_context), two of the subsampling, three of each block."""
+        state = [tf.zeros([batch_size], tf.int32), *self.subsampling.initial_state(batch_size)]
+        for block in self.blocks:
+            state.extend(block.initial_state(batch_size, self.left_context))
+        return tuple(state)
+
+    def stream(self, features, state):
+        """[B, 4n, F], state -> [B, n, D], state; for any n."""
+        seen, subsampled, caches = state[0], state[1:3], state[3:]
+        frames, subsampled = self.subsampling.stream(features, subsampled)  # [B, n, D]
+        num_new = tf.shape(frames)[1]
+        mask = self._stream_mask(seen, num_new)
+        moved = []
+        for block, cache in zip(self.blocks, zip(*[iter(caches)] * 3, strict=True), strict=True):
+            frames, cache = block.stream(frames, cache, mask)
+            moved.extend(cache)
+        seen = tf.minimum(seen + num_new, self.left_context)
+        return frames, (seen, *subsampled, *moved)
+
+    def _offline_mask(self, num_frames, max_frames):
+        visible = length_mask(num_frames, max_frames)[:, None, None, :]  # [B, 1, 1, T]
+        return visible & self._window(max_frames, max_frames)[None, None] if self.causal else visible
+
+    def _stream_mask(self, seen, num_new):
+        size = self.left_context + num_new
+        filled = tf.range(size)[None, :] >= self.left_context - seen[:, None]  # [B, C+n]
+        return filled[:, None, None, :] & self._window(num_new, size)[None, None]  # [B, 1, n, C+n]
+
+    def _window(self, num_queries, num_keys):
+        """[queries, keys] bool, for queries that are the last of the keys: not later, not older than left_context."""
+        query = tf.range(num_keys - num_queries, num_keys)[:, None]
+        key = tf.range(num_keys)[None, :]
+        return (key <= query) & (key >= query - self.left_context)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "num_blocks": self.num_blocks,
+            "num_heads": self.num_heads,
+            "kernel_size": self.kernel_size,
+            "causal": self.causal,
+            "left_context": self.left_context,
+            "dropout": self.dropout,
+        }

@@ -1,0 +1,129 @@
+"""The transducer: encoder, prediction network, joint, and an auxiliary CTC head."""
+
+import keras
+import tensorflow as tf
+
+from tf_rnnt_kd.models.conformer import ConformerEncoder
+from tf_rnnt_kd.models.joint import Joint
+from tf_rnnt_kd.models.prediction import START_ID, PredictionNetwork
+from tf_rnnt_kd.models.subsampling import REDUCTION
+
+NUM_FEATURE_BINS = 80
+
+
+class Transducer(keras.Model):
+    """P(y | x) over the lattice of frames and labels (Graves 2012), built and ready after construction.
+
+    Args:
+      vocabulary_size: V, blank included; blank is id 0.
+      encoder: a `ConformerEncoder`, not shared with another model.
+      prediction_width: LSTM width; also that of the label embedding.
+      prediction_layers: LSTM layers.
+      joint_width: D, the width that enters the joint's tanh.
+      dropout: on the label embedding.
+    """
+
+    blank_id = 0
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        encoder: ConformerEncoder,
+        *,
+        prediction_width: int,
+        joint_width: int,
+        prediction_layers: int = 1,
+        dropout: float = 0.1,
+        **kwargs,
+    ):
+        super().__init__(**{"name": "transducer", **kwargs})
+        self.vocabulary_size, self.prediction_width = vocabulary_size, prediction_width
+        self.prediction_layers, self.joint_width, self.dropout = prediction_layers, joint_width, dropout
+        self.encoder = encoder
+        self.prediction = PredictionNetwork(
+            vocabulary_size, prediction_width, prediction_layers, dropout, name="prediction"
+        )
+        self.joint = Joint(vocabulary_size, joint_width, name="joint")
+        self.ctc_head = keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")
+        self.build((None, None, NUM_FEATURE_BINS))
+
+    def build(self, features_shape):
+        self.encoder.build(features_shape)
+        self.prediction.build((None, None))
+        self.joint.build((None, None, self.encoder.width), (None, None, self.prediction_width))
+        self.ctc_head.build((None, None, self.joint_width))
+
+    @property
+    def causal(self) -> bool:
+        """Whether the encoder streams."""
+        return self.encoder.causal
+
+    @property
+    def joint_kernel(self):
+        """[D, V]."""
+        return self.joint.kernel
+
+    @property
+    def joint_bias(self):
+        """[V]."""
+        return self.joint.bias
+
+    def call(self, features, num_features, labels, training=False):
+        """[B, 4T, F], [B], [B, U] -> encoded [B, T, D], num_frames [B], predicted [B, U+1, D]."""
+        encoded, num_frames = self.encode(features, num_features, training=training)
+        return encoded, num_frames, self.predict_labels(labels, training=training)
+
+    def encode(self, features, num_features, training=False):
+        """Frames as they enter the joint's tanh: [B, 4T, F], [B] -> [B, T, D], [B]."""
+        frames = self.encoder(features, num_features, training=training)
+        return self.joint.project_encoded(frames), num_features // REDUCTION
+
+    def predict_labels(self, labels, training=False):
+        """Label states as they enter the joint's tanh: [B, U] -> [B, U+1, D]."""
+        return self.joint.project_predicted(self.prediction(labels, training=training))
+
+    def ctc_logits(self, encoded):
+        """The auxiliary head, on the projected frames: [B, T, D] -> [B, T, V] float32."""
+        return self.ctc_head(encoded)
+
+    def join(self, encoded, predicted):
+        """[..., D], [..., D] -> logits [..., V] float32."""
+        return self.joint(encoded, predicted)
+
+    # === One label at a time, for search ===
+
+    def initial_prediction(self, batch_size):
+        """The state before any label: predicted [B, D] and the LSTM state."""
+        start = tf.fill([batch_size], START_ID)
+        return self.step_prediction(start, self.prediction.initial_state(batch_size))
+
+    def step_prediction(self, label, state):
+        """[B] int32, state -> predicted [B, D], state."""
+        hidden, state = self.prediction.step(label, state)
+        return self.joint.project_predicted(hidden), state
+
+    # === One chunk at a time, for a causal encoder ===
+
+    def initial_encoder_state(self, batch_size):
+        """Flat tuple of tensors, each with the batch first."""
+        return self.encoder.initial_state(batch_size)
+
+    def stream(self, features, state):
+        """[B, 4n, F], state -> projected frames [B, n, D], state."""
+        frames, state = self.encoder.stream(features, state)
+        return self.joint.project_encoded(frames), state
+
+    def get_config(self):
+        return {
+            "vocabulary_size": self.vocabulary_size,
+            "encoder": self.encoder.get_config(),
+            "prediction_width": self.prediction_width,
+            "prediction_layers": self.prediction_layers,
+            "joint_width": self.joint_width,
+            "dropout": self.dropout,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The architecture that `get_config` described, with new weights."""
+        return cls(**{**config, "encoder": ConformerEncoder.from_config(config["encoder"])})

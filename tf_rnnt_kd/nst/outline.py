@@ -1,0 +1,85 @@
+"""A plan in words and numbers, before anything is trained."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
+from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
+
+_CHARACTERS = 29  # vocabulary assumed where only the corpus can tell: A-Z, apostrophe, space, blank
+_LABELS_PER_SECOND = 4.0  # word pieces of read speech, for the size of stored targets
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def describe(plan: Plan) -> str:
+    """Builds every model of the plan and runs one frame through it; returns sizes, steps and storage as text."""
+    vocabulary_size = plan.tokenizer.vocabulary_size or _CHARACTERS
+    lines = [f"plan {plan.name}: {len(plan.generations)} generations, {len(plan.seeds)} seed(s)", "", "corpora"]
+    for corpus in plan.corpora:
+        hours = "size known when prepared" if corpus.hours is None else f"{corpus.hours:g} h, {_audio(corpus.hours)}"
+        lines.append(f"  {corpus.name}: {'transcribed' if corpus.labelled else 'audio only'}, {hours}")
+    lines.append(f"tokenizer: {plan.tokenizer.kind}, {vocabulary_size} tokens with blank")
+    for generation in plan.generations:
+        model = _build(generation, vocabulary_size)
+        lines += ["", generation.name, *(f"  {line}" for line in _describe(plan, generation, model))]
+        del model
+        keras.backend.clear_session()
+    return "\n".join(lines)
+
+
+def _build(generation: Generation, vocabulary_size: int) -> Transducer:
+    keras.config.set_dtype_policy(generation.training.precision)
+    model = generation.model(vocabulary_size)
+    features = tf.zeros([1, 8, NUM_FEATURE_BINS])
+    model(features, tf.constant([8]), tf.constant([[1]]))
+    return model
+
+
+def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str]:
+    training, objective = generation.training, generation.objective
+    kind = f"causal, {model.encoder.left_context} frames back" if model.causal else "full context"
+    yields = [
+        f"{model.count_params() / 1e6:.1f} M parameters, {kind}, {training.precision}",
+        f"{training.steps} steps of about {training.buckets.batch_seconds:g} s of audio: "
+        f"{training.steps * training.buckets.batch_seconds / 3600:.1f} h in all",
+        _shapes(training.buckets),
+        f"loss: {objective.transducer_weight:g} transducer + {objective.ctc_weight:g} CTC + {objective.kl_weight:g} KL",
+        f"labelled: {', '.join(generation.labelled)}",
+    ]
+    if generation.teacher:
+        share = 100 * training.labelled_fraction
+        yields.append(f"pseudo-labelled by {generation.teacher}: {', '.join(generation.unlabelled)}; {share:g} % labelled")
+        yields += [_storage(plan, s, model) for s in plan.label_sets(generation)]
+    return yields
+
+
+def _shapes(buckets) -> str:
+    shapes = [f"{buckets.batch_size(k)} x {buckets.seconds[k]:g} s" for k in range(len(buckets.seconds))]
+    return f"batches: {', '.join(shapes)}"
+
+
+def _storage(plan: Plan, labels: LabelSet, model: Transducer) -> str:
+    """Bytes of a label set: its copy of the audio and the targets, per hour and, where hours are known, in all."""
+    tokens = _LABELS_PER_SECOND * 3600
+    size = _BYTES[labels.dtype]
+    per_hour = {
+        None: 0.0,
+        "factored": (25 * 3600 + tokens) * model.joint_width * size,
+        # A lattice grows with the square of the length: here for utterances of 12 s.
+        "lattice": 25 * 3600 * (_LABELS_PER_SECOND * 12 + 1) * model.vocabulary_size * size,
+    }[labels.codec] + 3600 * 32_000
+    hours = plan.corpus(labels.corpus).hours
+    total = f", {_amount(hours * per_hour)} in all" if hours else ""
+    return f"  {labels.name} ({labels.codec or 'transcripts'}, {labels.dtype}): {_amount(per_hour)} an hour of audio{total}"
+
+
+def _audio(hours):
+    return f"{_amount(hours * 3600 * 32_000)} of records"
+
+
+def _amount(size: float) -> str:
+    """`2.5e9 -> 2.5 GB`."""
+    power = min(4, max(0, int(math.log10(max(size, 1)) // 3)))
+    return f"{size / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB'][power]}"

@@ -1,0 +1,169 @@
+"""What is to be done: corpora, a tokenizer, and generations that teach each other. Nothing here reads or writes."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from tf_rnnt_kd.data.corpora import Utterance
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.training.loop import Training
+from tf_rnnt_kd.training.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Speech by name.
+
+    Attributes:
+      name: folder of its record set.
+      utterances: lists them; their audio is read later, one by one.
+      labelled: whether transcripts are used.
+      hours: how much there is, for `--dry_run` where the corpus is not at hand.
+    """
+
+    name: str
+    utterances: Callable[[], list[Utterance]]
+    labelled: bool = True
+    hours: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSpec:
+    """How to make the tokenizer that all generations share.
+
+    Attributes:
+      kind: "characters", "unigram", "bpe" or "wordpiece".
+      corpora: names of the labelled corpora whose transcripts it is trained on.
+      vocabulary_size: blank included; None for what the characters need.
+    """
+
+    kind: str
+    corpora: tuple[str, ...]
+    vocabulary_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One model to train: a supervised teacher, or a student of an earlier generation.
+
+    Attributes:
+      name: folder of its run.
+      model: factory, called with the vocabulary size.
+      objective: hard or soft targets, and their weights.
+      training: steps, batches, rates.
+      labelled: corpora with human transcripts.
+      teacher: the earlier generation that labels `unlabelled`; None for a supervised model.
+      unlabelled: corpora that the teacher labels.
+      codec: how the teacher's lattice is stored, "factored" or "lattice"; None for hard targets.
+      targets_dtype: in which it is stored.
+      export: whether to write a SavedModel at the end.
+    """
+
+    name: str
+    model: Callable[..., Transducer]
+    objective: Objective
+    training: Training
+    labelled: tuple[str, ...]
+    teacher: str | None = None
+    unlabelled: tuple[str, ...] = ()
+    codec: str | None = None
+    targets_dtype: str = "float32"
+    export: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSet:
+    """A corpus labelled by a generation: shared by every student with the same teacher."""
+
+    teacher: str
+    corpus: str
+    codec: str | None
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """Folder below the teacher's."""
+        return f"{self.corpus}-{self.codec or 'transcripts'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The whole experiment.
+
+    Attributes:
+      name: for the report.
+      corpora: all that generations, development and tests name.
+      tokenizer: see `TokenizerSpec`.
+      generations: in order; a teacher comes before its students.
+      development: the labelled corpus watched during training.
+      tests: labelled corpora, used once, for the report.
+      seeds: the generations are trained once for each.
+      comparisons: pairs of generations whose difference is reported with an interval.
+      records_per_shard: utterances in a file.
+    """
+
+    name: str
+    corpora: Sequence[Corpus]
+    tokenizer: TokenizerSpec
+    generations: Sequence[Generation]
+    development: str
+    tests: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    comparisons: Sequence[tuple[str, str]] = ()
+    records_per_shard: int = 256
+
+    def __post_init__(self):
+        _check_unique("corpus", [corpus.name for corpus in self.corpora])
+        _check_unique("generation", [generation.name for generation in self.generations])
+        labelled = [corpus.name for corpus in self.corpora if corpus.labelled]
+        _check_known("development", [self.development], labelled)
+        _check_known("tests", self.tests, labelled)
+        _check_known("the tokenizer", self.tokenizer.corpora, labelled)
+        earlier = []
+        for generation in self.generations:
+            self._check_generation(generation, labelled, earlier)
+            earlier.append(generation.name)
+        for pair in self.comparisons:
+            _check_known("comparisons", pair, earlier)
+
+    def corpus(self, name: str) -> Corpus:
+        """The corpus of that name."""
+        return next(corpus for corpus in self.corpora if corpus.name == name)
+
+    def label_sets(self, generation: Generation) -> list[LabelSet]:
+        """The sets that a student's teacher has to label for it.
+
+        A student of hard targets reads the set of a fellow with soft targets where there is one: the transcripts are
+        the same, and each corpus is labelled once.
+        """
+        fellows = [g for g in self.generations if g.teacher == generation.teacher and g.codec]
+        owner = generation if generation.codec or not fellows else fellows[0]
+        return [
+            LabelSet(generation.teacher, corpus, owner.codec, owner.targets_dtype) for corpus in generation.unlabelled
+        ]
+
+    def _check_generation(self, generation, labelled, earlier):
+        where = f"generation {generation.name!r}"
+        _check_known(f"{where}: labelled", generation.labelled, labelled)
+        _check_known(f"{where}: unlabelled", generation.unlabelled, [corpus.name for corpus in self.corpora])
+        if generation.teacher is not None:
+            _check_known(f"{where}: teacher", [generation.teacher], earlier)
+        if bool(generation.teacher) != bool(generation.unlabelled):
+            raise UserError(f"{where} needs both a teacher and unlabelled corpora, or neither")
+        if generation.objective.needs_teacher != bool(generation.codec):
+            raise UserError(f"{where}: a codec goes with kl_weight > 0, and kl_weight > 0 with a codec")
+        held_out = {self.development, *self.tests} & {*generation.labelled, *generation.unlabelled}
+        if held_out:
+            raise UserError(f"{where} trains on {sorted(held_out)[0]!r}, which is held out for development or test")
+
+
+def _check_unique(what, names):
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two entries of the plan are named {what} {twice[0]!r}: rename one")
+
+
+def _check_known(where, names, known):
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where} names {name!r}, which is none of: {', '.join(known) or '(nothing before it)'}")

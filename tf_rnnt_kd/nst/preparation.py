@@ -1,0 +1,90 @@
+"""Corpora to record sets, and the tokenizer that all of them share."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tf_rnnt_kd.data.corpora import Utterance
+from tf_rnnt_kd.data.records import RecordSet, open_records, write_records
+from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
+from tf_rnnt_kd.nst.plan import Corpus, Plan
+from tf_rnnt_kd.progress import Progress, say
+from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+
+class Prepared:
+    """What preparation leaves in `folder`: `tokenizer/` and one record set a corpus."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def tokenizer(self) -> Tokenizer:
+        """The shared tokenizer."""
+        return load_tokenizer(os.path.join(self.folder, "tokenizer"))
+
+    def records(self, corpus: str) -> RecordSet:
+        """A corpus, refused if another tokenizer wrote its labels."""
+        return open_records(os.path.join(self.folder, corpus), tokenizer_hash=self.tokenizer().hash)
+
+
+def prepare(plan: Plan, folder: str) -> Prepared:
+    """Trains the tokenizer and writes every corpus of the plan that is not there yet."""
+    prepared = Prepared(folder)
+    missing = [c for c in plan.corpora if not os.path.exists(os.path.join(folder, c.name, "manifest.json"))]
+    if not missing:
+        return prepared
+    listed = {corpus.name: corpus.utterances() for corpus in missing}
+    if not os.path.exists(os.path.join(folder, "tokenizer", "tokenizer.json")):
+        spec = plan.tokenizer
+        utterances = [u for name in spec.corpora for u in listed.get(name) or plan.corpus(name).utterances()]
+        train_tokenizer(
+            [_transcript(u) for u in utterances],
+            os.path.join(folder, "tokenizer"),
+            kind=spec.kind,
+            vocabulary_size=spec.vocabulary_size,
+        )
+    for corpus in missing:
+        _write(corpus, listed[corpus.name], prepared, plan.records_per_shard)
+    return prepared
+
+
+def _write(corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, records_per_shard: int) -> None:
+    tokenizer = prepared.tokenizer()
+
+    def to_records(part: Sequence[Utterance]) -> Iterator[Record]:
+        for utterance in part:
+            text = _transcript(utterance) if corpus.labelled else ""
+            labels = _encode(tokenizer, utterance.id, text)
+            yield Record(utterance.id, utterance.speaker, text, utterance.load(), labels, source=HUMAN_TRANSCRIPT)
+
+    with Progress(f"prepare {corpus.name}", len(utterances), "utterances") as progress:
+        records = write_records(
+            os.path.join(prepared.folder, corpus.name),
+            utterances,
+            to_records,
+            manifest={
+                "tokenizer_hash": tokenizer.hash,
+                "sample_rate": SAMPLE_RATE,
+                "targets": None,
+                "source": {"corpus": corpus.name, "labelled": corpus.labelled},
+            },
+            records_per_shard=records_per_shard,
+            on_progress=lambda done, _: progress.update(done),
+        )
+    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h")
+
+
+def _transcript(utterance: Utterance) -> str:
+    if not utterance.text:
+        raise UserError(f"utterance {utterance.id} has no transcript: give it one, or read its corpus as unlabelled")
+    return utterance.text
+
+
+def _encode(tokenizer: Tokenizer, name: str, text: str) -> np.ndarray:
+    try:
+        return np.array(tokenizer.encode(text), np.int32)
+    except UserError as error:
+        raise UserError(f"utterance {name}: {error}") from error

@@ -1,0 +1,200 @@
+"""A plan, carried out: prepare, and for each generation train, label for its students, evaluate, export; then report.
+
+    WORK_DIR/records/                  tokenizer and one record set a corpus
+    WORK_DIR/seed-S/GENERATION/        checkpoints, tensorboard, the trained model, results.json, labels/, savedmodel/
+    WORK_DIR/results.json, report.txt
+
+Every stage leaves a file that says that it is finished, written last, and is skipped when it is there. So the same command
+goes on wherever it was stopped, and does nothing when nothing is left to do.
+"""
+
+import contextlib
+import fcntl
+import functools
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from tf_rnnt_kd.data.records import RecordSet, open_records
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint, evaluate_records, make_decoder
+from tf_rnnt_kd.evaluation.report import System, format_differences, format_table, read_run, write_report
+from tf_rnnt_kd.evaluation.results import score_set, write_json, write_text
+from tf_rnnt_kd.labelling.records import label_folder
+from tf_rnnt_kd.models.saving import save_model
+from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
+from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
+from tf_rnnt_kd.nst.preparation import Prepared, prepare
+from tf_rnnt_kd.serving.saved_model import export_checkpoint
+from tf_rnnt_kd.training.loop import Evaluation, train
+
+_EXAMPLES = 6  # hypotheses shown in TensorBoard
+
+
+def begin(work_dir: str, config: str) -> None:
+    """Makes the run folder and binds it to its configuration: a folder begun with another one is refused."""
+    os.makedirs(work_dir, exist_ok=True)
+    path = os.path.join(work_dir, "config.gin")
+    if not os.path.exists(path):
+        write_text(path, config)
+        return
+    with open(path, encoding="utf-8") as file:
+        before = file.read()
+    for old, new in itertools.zip_longest(before.splitlines(), config.splitlines(), fillvalue="(nothing)"):
+        if old != new:
+            raise UserError(
+                f"{work_dir} was begun with another configuration ({old.strip()!r} there, {new.strip()!r} now): "
+                "restore it, or choose another --work_dir"
+            )
+
+
+def run_plan(plan: Plan, work_dir: str, strategy: Callable[[], tf.distribute.Strategy], children: Children | None) -> str:
+    """The whole plan; returns the report.
+
+    Args:
+      plan: what to do.
+      work_dir: where; `begin` has bound it to the plan's configuration.
+      strategy: makes the strategy when the first model is trained in this process.
+      children: how to run generations side by side in processes of their own; None for one after the other in this one.
+    """
+    prepare(plan, os.path.join(work_dir, "records"))
+    jobs = [job for job in list_jobs(plan) if not is_finished(plan, job, work_dir)]
+    if children is not None:
+        run_jobs(jobs, children.command, children.at_once)
+    else:
+        for job in jobs:
+            run_job(plan, job, work_dir, strategy())
+    return report(plan, work_dir)
+
+
+def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strategy) -> None:
+    """Everything about one generation; each finished part is skipped."""
+    generation, seed = job
+    prepared = Prepared(os.path.join(work_dir, "records"))
+    folder = generation_folder(work_dir, seed, generation.name)
+    with _sole_user(folder):
+        if not os.path.exists(os.path.join(folder, "model.json")):
+            _train(plan, generation, seed, work_dir, prepared, strategy)
+        for label_set in _wanted_from(plan, generation):
+            _label(label_set, folder, prepared)
+        if not os.path.exists(os.path.join(folder, "results.json")):
+            tests = [os.path.join(prepared.folder, name) for name in plan.tests]
+            evaluate_checkpoint(folder, tests, os.path.join(folder, "results.json"))
+        if generation.export and not os.path.exists(os.path.join(folder, "savedmodel")):
+            export_checkpoint(folder, os.path.join(folder, "savedmodel"))
+
+
+def is_finished(plan: Plan, job: Job, work_dir: str) -> bool:
+    """Whether `run_job` has nothing left to do."""
+    generation, seed = job
+    folder = generation_folder(work_dir, seed, generation.name)
+    needed = ["model.json", "results.json", *(["savedmodel"] if generation.export else [])]
+    needed += [os.path.join("labels", s.name, "manifest.json") for s in _wanted_from(plan, generation)]
+    return all(os.path.exists(os.path.join(folder, name)) for name in needed)
+
+
+def generation_folder(work_dir: str, seed: int, name: str) -> str:
+    """Where a generation lives."""
+    return os.path.join(work_dir, f"seed-{seed}", name)
+
+
+def report(plan: Plan, work_dir: str) -> str:
+    """Writes `results.json` and `report.txt` and returns the text. The JSON holds no times: it is the same for every run."""
+    timed, untimed = [], []
+    for generation in plan.generations:
+        folders = [generation_folder(work_dir, seed, generation.name) for seed in plan.seeds]
+        costs = [_read_cost(folder) for folder in folders]
+        runs = [read_run(f, steps=c["steps"], minutes=c["seconds"] / 60) for f, c in zip(folders, costs, strict=True)]
+        timed.append(System(generation.name, tuple(runs)))
+        runs = [read_run(folder, steps=cost["steps"]) for folder, cost in zip(folders, costs, strict=True)]
+        untimed.append(System(generation.name, tuple(runs)))
+    write_report(os.path.join(work_dir, "results.json"), untimed, plan.comparisons)
+    text = format_table(timed)
+    if plan.comparisons:
+        text += "\n\n" + format_differences(timed, plan.comparisons)
+    write_text(os.path.join(work_dir, "report.txt"), text + "\n")
+    return text
+
+
+def _train(plan, generation, seed, work_dir, prepared, strategy):
+    folder = generation_folder(work_dir, seed, generation.name)
+    tokenizer = prepared.tokenizer()
+    pseudo_labelled = [_open_labels(plan, s, work_dir, seed, tokenizer.hash) for s in plan.label_sets(generation)]
+    development = prepared.records(plan.development)
+    trained = train(
+        _display(plan, generation, seed),
+        functools.partial(generation.model, tokenizer.vocabulary_size),
+        generation.objective,
+        generation.training,
+        [prepared.records(name) for name in generation.labelled],
+        pseudo_labelled,
+        folder=folder,
+        seed=seed,
+        strategy=strategy,
+        evaluators=[_development_evaluator(tokenizer, development)],
+    )
+    cost = {"steps": trained.steps, "seconds": round(trained.seconds, 1)}
+    write_json(os.path.join(folder, "training.json"), cost)
+    save_model(trained.model, tokenizer, folder)
+
+
+def _read_cost(folder):
+    with open(os.path.join(folder, "training.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _development_evaluator(tokenizer, records: RecordSet):
+    """A function from the model to its development WER and some hypotheses; traces its decoder once."""
+    decoders = {}
+
+    def evaluate(model):
+        decode = decoders.setdefault(id(model), make_decoder(model))
+        found = list(evaluate_records(model, tokenizer, records, decode=decode))
+        scored = score_set(found)
+        wer = 100.0 * scored.errors.sum() / max(scored.words.sum(), 1)
+        return Evaluation({"dev_wer": wer}, [(t.reference, t.hypothesis) for t in found[:_EXAMPLES]])
+
+    return evaluate
+
+
+def _wanted_from(plan: Plan, teacher: Generation) -> list[LabelSet]:
+    """What the students of a generation need from it, each set once."""
+    students = [g for g in plan.generations if g.teacher == teacher.name]
+    return list(dict.fromkeys(s for student in students for s in plan.label_sets(student)))
+
+
+def _label(label_set: LabelSet, folder: str, prepared: Prepared) -> None:
+    target = os.path.join(folder, "labels", label_set.name)
+    if os.path.exists(os.path.join(target, "manifest.json")):
+        return
+    source = os.path.join(prepared.folder, label_set.corpus)
+    label_folder(folder, source, target, codec=label_set.codec, dtype=label_set.dtype)
+
+
+def _open_labels(plan, label_set, work_dir, seed, tokenizer_hash):
+    folder = os.path.join(generation_folder(work_dir, seed, label_set.teacher), "labels", label_set.name)
+    return open_records(folder, tokenizer_hash=tokenizer_hash)
+
+
+def _display(plan, generation, seed):
+    return generation.name if len(plan.seeds) == 1 else f"{generation.name} (seed {seed})"
+
+
+@contextlib.contextmanager
+def _sole_user(folder: str) -> Iterator[None]:
+    """Holds a generation's lock; a process killed a moment ago may take a little to let go."""
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".lock"), "w", encoding="utf-8") as file:
+        for attempt in range(50):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 49:
+                    raise UserError(f"another process works in {folder}: wait for it, or stop it, and start again") from None
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,22 @@
+"""`python -m tf_rnnt_kd.prepare --config FILE --output DIR`: the tokenizer and record sets of a plan, and nothing else."""
+
+from absl import flags
+
+from tf_rnnt_kd.errors import run_command
+
+_CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the tokenizer and the record sets.", required=True)
+_PARAM = flags.DEFINE_multi_string("param", [], "Overrides a macro or binding of the config: NAME=value.")
+
+
+def main(argv):
+    """Loads the plan and prepares its corpora."""
+    del argv
+    from tf_rnnt_kd.config import load_plan
+    from tf_rnnt_kd.nst.preparation import prepare
+
+    prepare(load_plan(_CONFIG.value, _PARAM.value)[0], _OUTPUT.value)
+
+
+if __name__ == "__main__":
+    run_command(main)

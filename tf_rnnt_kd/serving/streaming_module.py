@@ -1,0 +1,178 @@
+"""A transducer from waveform to text as functions of plain tensors: what an export holds.
+
+All state is explicit: a server keeps one dictionary of tensors for each session, in any process, and may stack sessions
+into one batch. Features, search and spelling are inside, so that a caller needs TensorFlow and nothing else.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_rnnt_kd.decoding.greedy import greedy_search
+from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk
+from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
+from tf_rnnt_kd.models.subsampling import REDUCTION
+from tf_rnnt_kd.models.transducer import Transducer
+
+_LEAST_SAMPLES = FRAME_LENGTH + (REDUCTION - 1) * FRAME_STEP  # what one encoder frame needs
+
+State = dict[str, tf.Tensor]
+
+
+class OfflineModule(tf.Module):
+    """Whole utterances only: all that a model with full context can do.
+
+    Args:
+      model: the transducer.
+      pieces: text of each label, with a space where a word begins; that of blank is empty.
+    """
+
+    def __init__(self, model: Transducer, pieces: Sequence[str]):
+        super().__init__(name="recognizer")
+        # A flat list: TensorFlow does not track the variables of layers that Keras keeps in lists. `model` is held by the
+        # closures alone: as an attribute it would bring Keras's own functions into the export.
+        self.parameters = [variable.value for variable in model.weights]
+
+        def transcribe(samples, num_samples):
+            return {"text": _transcribe(model, pieces, samples, num_samples)}
+
+        self.transcribe = tf.function(
+            transcribe,
+            input_signature=[
+                tf.TensorSpec([None, None], tf.float32, "samples"),
+                tf.TensorSpec([None], tf.int32, "num_samples"),
+            ],
+            autograph=False,
+        )
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """`transcribe(samples [B, S], num_samples [B]) -> text [B]`."""
+        return {"transcribe": self.transcribe.get_concrete_function()}
+
+
+class StreamingModule(OfflineModule):
+    """Whole utterances, and streams that give the same text chunk by chunk.
+
+    Args:
+      model: a causal transducer.
+      pieces: text of each label, with a space where a word begins; that of blank is empty.
+    """
+
+    def __init__(self, model: Transducer, pieces: Sequence[str]):
+        super().__init__(model, pieces)
+        self._state_spec = {
+            name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
+            for name, tensor in _initial_state(model, 1).items()
+        }
+        self._state_spec["pending"] = tf.TensorSpec([None, None], tf.float32, "pending")
+
+        def step(samples, **state):
+            return self._with_known_shapes(_step(model, pieces, samples, state))
+
+        def flush(**state):
+            return self._with_known_shapes(_flush(model, state))
+
+        def initial_state():
+            return self._with_known_shapes(_initial_state(model, 1))
+
+        self.step = tf.function(step, autograph=False)
+        self.flush = tf.function(flush, autograph=False)
+        self.initial_state = tf.function(initial_state, input_signature=[], autograph=False)
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Those of `OfflineModule`, and those of a stream of B sessions.
+
+        `initial_state() -> state` of one session; the first axis of every tensor is the batch: repeat it for B sessions;
+        `step(samples [B, n], **state) -> {text [B], labels [B, k], num_labels [B], **state}` for any n, also 0;
+        `flush(**state)`: the same, at the end of the audio. Samples that do not fill an encoder frame have no text
+        (offline search drops them too), so the text is empty and the state is that of a new session.
+        """
+        samples = tf.TensorSpec([None, None], tf.float32, "samples")
+        return {
+            **super().signatures(),
+            "initial_state": self.initial_state.get_concrete_function(),
+            "step": self.step.get_concrete_function(samples=samples, **self._state_spec),
+            "flush": self.flush.get_concrete_function(**self._state_spec),
+        }
+
+    def _with_known_shapes(self, outputs: State) -> State:
+        for name, spec in self._state_spec.items():
+            outputs[name].set_shape(spec.shape)
+        return outputs
+
+
+def _transcribe(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
+    missing = tf.maximum(_LEAST_SAMPLES - tf.shape(samples)[1], 0)
+    features = log_mel(tf.pad(samples, [[0, 0], [0, missing]]))  # [B, N, F]
+    features = features[:, : tf.shape(features)[1] // REDUCTION * REDUCTION]  # [B, 4T, F]
+    encoded, num_frames = model.encode(features, num_log_mel_frames(num_samples))
+    hypotheses = greedy_search(
+        encoded,
+        num_frames,
+        join=model.join,
+        initial_prediction=model.initial_prediction,
+        step_prediction=model.step_prediction,
+        blank_id=model.blank_id,
+    )
+    return tf.strings.strip(_spell(pieces, hypotheses.labels))
+
+
+def _step(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, state: State) -> State:
+    features, pending = _take_features(tf.concat([state["pending"], samples], axis=1))
+    encoded, encoder_state = model.stream(features, _flat(state, "encoder"))  # [B, n, D]
+    num_frames = tf.fill([tf.shape(encoded)[0]], tf.shape(encoded)[1])
+    hypotheses, search = search_chunk(
+        encoded,
+        num_frames,
+        SearchState(state["predicted"], _flat(state, "prediction")),
+        join=model.join,
+        step_prediction=model.step_prediction,
+        blank_id=model.blank_id,
+    )
+    return {
+        "text": _spell(pieces, hypotheses.labels),
+        "labels": hypotheses.labels[:, : tf.reduce_max(hypotheses.num_labels)],
+        "num_labels": hypotheses.num_labels,
+        **_state(pending, encoder_state, search),
+    }
+
+
+def _flush(model: Transducer, state: State) -> State:
+    batch_size = tf.shape(state["pending"])[0]
+    return {
+        "text": tf.fill([batch_size], ""),
+        "labels": tf.zeros([batch_size, 0], tf.int32),
+        "num_labels": tf.zeros([batch_size], tf.int32),
+        **_initial_state(model, batch_size),
+    }
+
+
+def _take_features(samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Features of all whole encoder frames in `samples`, [B, 4n, F], and the samples that later frames still need."""
+    num_features = num_log_mel_frames(tf.shape(samples)[1]) // REDUCTION * REDUCTION
+    consumed = num_features * FRAME_STEP
+    heard = consumed + tf.where(
+        num_features > 0, FRAME_LENGTH - FRAME_STEP, 0
+    )  # the last window reaches beyond its step
+    return log_mel(samples[:, :heard]), samples[:, consumed:]
+
+
+def _initial_state(model: Transducer, batch_size: int | tf.Tensor) -> State:
+    search = SearchState(*model.initial_prediction(batch_size))
+    return _state(tf.zeros([batch_size, 0]), model.initial_encoder_state(batch_size), search)
+
+
+def _state(pending: tf.Tensor, encoder_state: Sequence[tf.Tensor], search: SearchState) -> State:
+    named = {"pending": pending, "predicted": search.predicted}
+    named.update({f"encoder_{i}": tensor for i, tensor in enumerate(encoder_state)})
+    named.update({f"prediction_{i}": tensor for i, tensor in enumerate(search.state)})
+    return named
+
+
+def _flat(state: State, prefix: str) -> tuple[tf.Tensor, ...]:
+    return tuple(state[f"{prefix}_{i}"] for i in range(sum(name.startswith(prefix + "_") for name in state)))
+
+
+def _spell(pieces: Sequence[str], labels: tf.Tensor) -> tf.Tensor:
+    """Text of each row, [B, L] -> [B]; what lies beyond a row's length is blank, whose piece is empty."""
+    return tf.strings.reduce_join(tf.gather(tf.constant(list(pieces)), labels), axis=1)

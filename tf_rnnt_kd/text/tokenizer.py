@@ -1,0 +1,272 @@
+"""Text to label ids and back. Id 0 is the transducer's blank: it takes the unknown piece's slot and spells nothing."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import sentencepiece
+import tensorflow as tf
+import tensorflow_text
+from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib
+
+from tf_rnnt_kd.errors import UserError
+
+BLANK_ID = 0
+KINDS = ("characters", "unigram", "bpe", "wordpiece")
+
+_DESCRIPTION = "tokenizer.json"
+_MODEL_FILES = {**dict.fromkeys(KINDS, "tokenizer.model"), "wordpiece": "vocab.txt"}
+_MODEL_TYPES = {"characters": "char", "unigram": "unigram", "bpe": "bpe"}
+_WORD_START = "\u2581"  # sentencepiece's mark
+_SUFFIX = "##"  # wordpiece's mark of what does not start a word
+_UNKNOWN = "[UNK]"
+_LONGEST_WORD = 1 << 16  # bytes; the default of 100 would turn a longer word into blanks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A trained tokenizer, opened by `load_tokenizer`.
+
+    Attributes:
+      kind: one of `KINDS`.
+      folder: where it was loaded from.
+      hash: sha256 of its kind and model; equal hashes mean equal ids.
+      pieces: [V] text of each id, with a space where a word starts: a hypothesis is its pieces, joined and stripped.
+    """
+
+    kind: str
+    folder: str
+    hash: str
+    pieces: list[str]
+    _tokenize: Callable[[str], tf.Tensor]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, with blank."""
+        return len(self.pieces)
+
+    @property
+    def blank_id(self) -> int:
+        return BLANK_ID
+
+    def encode(self, text: str) -> list[int]:
+        """Label ids of `text`, blank-free; white space counts as one space.
+
+        Raises:
+          UserError: `text` has characters that were not in the training text.
+        """
+        text = _tidy(text)
+        unknown = sorted(set(text) - self._alphabet)
+        if unknown:
+            raise UserError(
+                f"the tokenizer in {self.folder} does not know {' '.join(map(repr, unknown))} in {text[:80]!r}: "
+                "normalise the transcript, or train the tokenizer on text that has them"
+            )
+        return self._tokenize(text).numpy().tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of label ids; blanks spell nothing."""
+        return "".join(self.pieces[i] for i in ids).strip()
+
+    @functools.cached_property
+    def _alphabet(self) -> set[str]:
+        # Every character of the training text is a piece of its own, so no text over them can hit the unknown piece.
+        characters = {piece.strip() for piece in self.pieces if len(piece.strip()) == 1}
+        return characters | {" " for piece in self.pieces if piece.startswith(" ")}
+
+
+def train_tokenizer(texts: Iterable[str], folder: str, *, kind: str, vocabulary_size: int | None = None) -> Tokenizer:
+    """Trains a tokenizer and writes it to `folder`; the same texts give the same bytes.
+
+    Args:
+      texts: normalised transcripts.
+      folder: made if missing; receives the model and `tokenizer.json`.
+      kind: `characters` (one piece a character, for small corpora), `unigram`, `bpe` or `wordpiece`.
+      vocabulary_size: V, with blank. None for `characters`, whose text decides; an upper limit for `wordpiece`.
+
+    Raises:
+      UserError: there is no text, or the text does not allow that vocabulary size.
+    """
+    if kind not in KINDS:
+        raise UserError(f"tokenizer kind {kind!r} is none of {', '.join(KINDS)}: choose one of them")
+    if vocabulary_size is None and kind != "characters":
+        raise UserError(f"a {kind} tokenizer needs a vocabulary size: set it, to 256 for example")
+    texts = [text for text in map(_tidy, texts) if text]
+    if not texts:
+        raise UserError("no text to train the tokenizer on: check that the corpus has transcripts")
+    train = _train_wordpiece if kind == "wordpiece" else _train_sentencepiece
+    model = train(texts, kind, vocabulary_size)
+    os.makedirs(folder, exist_ok=True)
+    _write(os.path.join(folder, _MODEL_FILES[kind]), model)
+    num_pieces = len(_open_model(model, kind)[0])
+    description = {"kind": kind, "vocabulary_size": num_pieces, "sha256": _hash(model, kind)}
+    _write(os.path.join(folder, _DESCRIPTION), (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
+    return load_tokenizer(folder)
+
+
+def load_tokenizer(folder: str) -> Tokenizer:
+    """Opens what `train_tokenizer` wrote.
+
+    Raises:
+      UserError: there is no tokenizer in `folder`, or its files are not what was written.
+    """
+    path = os.path.join(folder, _DESCRIPTION)
+    try:
+        with open(path, encoding="utf-8") as file:
+            description = json.load(file)
+        kind, sha256 = description["kind"], description["sha256"]
+        with open(os.path.join(folder, _MODEL_FILES[kind]), "rb") as file:
+            model = file.read()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing, so {folder} holds no tokenizer: train one there") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: delete {folder} and train the tokenizer again") from error
+    if _hash(model, kind) != sha256:
+        raise UserError(
+            f"{os.path.join(folder, _MODEL_FILES[kind])} is damaged: its sha256 is not that of {_DESCRIPTION}; "
+            f"delete {folder} and train the tokenizer again"
+        )
+    pieces, tokenize = _open_model(model, kind)
+    return Tokenizer(kind, folder, sha256, pieces, tokenize)
+
+
+def _tidy(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _hash(model: bytes, kind: str) -> str:
+    return hashlib.sha256(model + kind.encode()).hexdigest()
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
+
+
+# -- training --
+
+
+def _train_sentencepiece(texts: list[str], kind: str, vocabulary_size: int | None) -> bytes:
+    if kind == "characters":
+        options = _character_options(texts, vocabulary_size)
+    else:
+        options = {"vocab_size": vocabulary_size}
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type=_MODEL_TYPES[kind],
+            **options,
+            # Blank takes the unknown's slot; sentence marks have no sound.
+            unk_id=BLANK_ID,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            character_coverage=1.0,
+            # `identity` would do, but makes tensorflow-text print a line wherever the model is loaded.
+            normalization_rule_name="nfkc",
+            max_sentence_length=1 << 24,  # bytes; longer ones would be left out in silence
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _size_error(kind, vocabulary_size, str(error)) from error
+    return model.getvalue()
+
+
+def _character_options(texts: list[str], vocabulary_size: int | None) -> dict[str, Any]:
+    num_characters = len(set().union(*texts))
+    if vocabulary_size not in (None, num_characters + 1):
+        raise UserError(
+            f"the text has {num_characters} characters, so a characters tokenizer has {num_characters + 1} pieces with "
+            f"blank, not {vocabulary_size}: leave the vocabulary size out"
+        )
+    # No space before the first word: it would be one more label to emit in every utterance, with nothing to hear.
+    return {"vocab_size": num_characters + 1, "add_dummy_prefix": False, "use_all_vocab": True}
+
+
+def _size_error(kind: str, vocabulary_size: int | None, message: str) -> UserError:
+    largest = re.search(r"set it to a value <= (\d+)", message)
+    if largest:
+        return UserError(
+            f"vocabulary size {vocabulary_size} is too large for this text: a {kind} tokenizer reaches {largest[1]} "
+            "at most; choose a smaller one"
+        )
+    smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if smallest:
+        return _too_small(kind, vocabulary_size, int(smallest[1]))
+    return UserError(f"sentencepiece cannot train a {kind} tokenizer of size {vocabulary_size} on this text: {message}")
+
+
+def _too_small(kind: str, vocabulary_size: int | None, smallest: int) -> UserError:
+    return UserError(
+        f"vocabulary size {vocabulary_size} is too small for this text: its characters alone make a {kind} tokenizer "
+        f"of {smallest}; choose a larger one"
+    )
+
+
+def _train_wordpiece(texts: list[str], kind: str, vocabulary_size: int) -> bytes:
+    counts = collections.Counter(word for text in texts for word in text.split())
+    longest = max(map(len, counts))
+    learned = wordpiece_tokenizer_learner_lib.learn(
+        sorted(counts.items()),
+        vocab_size=vocabulary_size,
+        reserved_tokens=[_UNKNOWN],
+        lower_thresh=1,
+        max_token_length=longest,
+        max_unique_chars=1 << 20,
+        slack_ratio=0.01,  # the search for a threshold ends this near to the wanted size
+        joiner=_SUFFIX,
+    )
+    characters = sorted(set().union(*counts))
+    needed = [*characters, *(_SUFFIX + character for character in characters)]
+    if vocabulary_size < 1 + len(needed):
+        raise _too_small(kind, vocabulary_size, 1 + len(needed))
+    # The learner overshoots when no threshold fits, and orders pieces by use: what is cut off is what is rarest.
+    optional = [piece for piece in learned if piece != _UNKNOWN and piece not in set(needed)]
+    return "".join(f"{piece}\n" for piece in [_UNKNOWN, *needed, *optional][:vocabulary_size]).encode()
+
+
+# -- the tensorflow-text operations --
+
+
+def _open_model(model: bytes, kind: str) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+    """The text of each id, and the function from text to ids."""
+    return _open_wordpiece(model) if kind == "wordpiece" else _open_sentencepiece(model)
+
+
+def _open_sentencepiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+    tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
+    names = tokenizer.id_to_string(tf.range(tokenizer.vocab_size())).numpy()
+    pieces = [name.decode().replace(_WORD_START, " ") for name in names]
+    return ["", *pieces[1:]], tokenizer.tokenize
+
+
+def _open_wordpiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+    names = model.decode().splitlines()
+    keys = tf.lookup.KeyValueTensorInitializer(names, tf.range(len(names), dtype=tf.int64))
+    tokenizer = tensorflow_text.WordpieceTokenizer(
+        tf.lookup.StaticVocabularyTable(keys, num_oov_buckets=1),
+        suffix_indicator=_SUFFIX,
+        max_bytes_per_word=_LONGEST_WORD,
+        unknown_token=_UNKNOWN,
+        token_out_type=tf.int64,
+    )
+
+    def tokenize(text: str) -> tf.Tensor:
+        words = tf.constant(text.split(), tf.string)
+        return tf.cast(tokenizer.tokenize(words).flat_values, tf.int32)
+
+    pieces = [name.removeprefix(_SUFFIX) if name.startswith(_SUFFIX) else " " + name for name in names]
+    return ["", *pieces[1:]], tokenize

@@ -1,0 +1,45 @@
+"""`python -m tf_rnnt_kd.train --config configs/quickstart.gin`: carries out a plan, or goes on with it."""
+
+import os
+import sys
+
+from absl import flags
+
+from tf_rnnt_kd.errors import run_command
+
+_CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
+_WORK_DIR = flags.DEFINE_string("work_dir", None, "Folder of the run; by default runs/<name of the config>.")
+_PARAM = flags.DEFINE_multi_string("param", [], "Overrides a macro or binding of the config: NAME=value.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan with sizes, steps and storage; train nothing.")
+_STRATEGY = flags.DEFINE_string("strategy", "auto", "auto, tpu, mirrored, multiworker or one_device.")
+_TPU = flags.DEFINE_string("tpu", None, "Name of the TPU; 'local' on a TPU VM.")
+_JOBS = flags.DEFINE_integer("jobs", 0, "Generations trained side by side; 0: one a core without accelerator, else 1.")
+_ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: do this one alone, its teacher must be finished.")
+
+
+def main(argv):
+    """Loads the plan and runs it."""
+    del argv
+    from tf_rnnt_kd import config  # TensorFlow takes seconds to load: only after the flags are found to be right
+    from tf_rnnt_kd.nst import jobs, outline, run
+    from tf_rnnt_kd.training.strategy import make_strategy
+
+    plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
+    if _DRY_RUN.value:
+        print(outline.describe(plan))
+        return
+    work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
+    run.begin(work_dir, text)
+    at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
+    jobs.limit_threads(at_once)
+    if _ONLY.value:
+        jobs.end_with_parent()
+        run.run_job(plan, jobs.find_job(plan, _ONLY.value), work_dir, make_strategy(_STRATEGY.value, _TPU.value))
+        return
+    children = jobs.Children(lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once)
+    table = run.run_plan(plan, work_dir, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None)
+    print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {work_dir}")
+
+
+if __name__ == "__main__":
+    run_command(main)
