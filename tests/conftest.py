@@ -38,3 +38,23 @@ def corpus_dir() -> pathlib.Path:
     if not os.path.isdir(folder):
         pytest.skip("TF_RNNT_KD_CORPUS does not name a folder of speech in LibriSpeech layout")
     return pathlib.Path(folder)
+
+
+# Imported inside: tests that need no TensorFlow do not wait for it.
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer(tmp_path_factory):
+    """The tokenizer of the toy language."""
+    from tests import tiny
+
+    return tiny.tokenizer(tmp_path_factory.mktemp("toy") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def toy_records(tmp_path_factory, toy_tokenizer):
+    """Twenty utterances of the toy language with human transcripts, in three shards."""
+    from tests import tiny, toy
+
+    folder = tmp_path_factory.mktemp("toy") / "records"
+    return tiny.write_set(folder, toy_tokenizer, toy.tone_utterances(num_utterances=20, seed=1))

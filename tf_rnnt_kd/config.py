@@ -1,7 +1,7 @@
 """Gin files to plans. The only module that knows gin.
 
-A run file binds `plan.Plan`. Macros in capitals are its public knobs: `--param 'STEPS=100'` overrides one. Gin accepts a
-misspelt macro in silence, so macros that are defined but never used are refused here.
+A run file binds `plan.Plan`. Macros in capitals are its public knobs: `--param 'STEPS=100'` overrides one. Gin accepts
+a misspelt macro in silence, so macros that are defined but never used are refused here.
 """
 
 import contextlib
@@ -64,7 +64,9 @@ def _find(path: str) -> str:
 
 def _check_macros(params):
     """Each macro that a file or a parameter defines must be read by some binding."""
-    defined = {name for (scope, selector), _ in gin.config._CONFIG.items() if selector == "gin.macro" for name in [scope]}
+    defined = {
+        name for (scope, selector), _ in gin.config._CONFIG.items() if selector == "gin.macro" for name in [scope]
+    }
     given = {param.split("=")[0].strip() for param in params}
     used = set()
     for (_, selector), bindings in gin.config._CONFIG.items():

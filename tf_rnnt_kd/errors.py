@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the Python traceback of an error.")
 
@@ -32,7 +32,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     try:
+        _load_tensorflow_quietly()
         main(argv)
     except UserError as error:
         _fail(str(error))
@@ -44,6 +46,25 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: start the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _load_tensorflow_quietly() -> None:
+    """Imports TensorFlow without the lines that its libraries print about missing accelerators.
+
+    They are written before any log level applies, straight to file descriptor 2.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        import tensorflow as tf  # takes seconds: only after the flags are found to be right
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _fail(message: str) -> None:

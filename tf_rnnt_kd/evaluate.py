@@ -1,23 +1,22 @@
-"""Evaluates a trained model: its word error rate on one or more record sets, and the hypotheses behind it.
-
-python -m tf_rnnt_kd.evaluate --checkpoint runs/student --records data/clean,data/noisy
-"""
+"""`python -m tf_rnnt_kd.evaluate --checkpoint DIR --records DIR,DIR`: word error rates, and the hypotheses behind."""
 
 import os
 
 from absl import flags
 
 from tf_rnnt_kd.errors import run_command
-from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
-from tf_rnnt_kd.evaluation.report import System, format_table, read_run
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the trained model.", required=True)
 _RECORDS = flags.DEFINE_list("records", None, "Folders of test records, separated by commas.", required=True)
 _OUTPUT = flags.DEFINE_string("output", "results.json", "Where the figures go; the hypotheses go beside them.")
 
 
-def main(_) -> None:
+def main(argv):
     """Decodes, writes and prints."""
+    del argv
+    from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+    from tf_rnnt_kd.evaluation.report import System, format_table, read_run
+
     evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))
     print(format_table([System(name, (read_run(_OUTPUT.value),))]))

@@ -1,4 +1,4 @@
-"""`python -m tf_rnnt_kd.label --checkpoint DIR --records DIR --output DIR`: a teacher's transcripts, and its lattices."""
+"""`python -m tf_rnnt_kd.label --checkpoint DIR --records DIR --output DIR`: a teacher's transcripts and lattices."""
 
 from absl import flags
 
@@ -7,7 +7,9 @@ from tf_rnnt_kd.errors import run_command
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the teacher: a generation of a run.", required=True)
 _RECORDS = flags.DEFINE_string("records", None, "Record set of the audio.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the new record set.", required=True)
-_CODEC = flags.DEFINE_enum("codec", "factored", ["transcripts", "factored", "lattice"], "What of the teacher is stored.")
+_CODEC = flags.DEFINE_enum(
+    "codec", "factored", ["transcripts", "factored", "lattice"], "What of the teacher is stored."
+)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "In which the targets are stored.")
 
 

@@ -1,4 +1,4 @@
-"""`python -m tf_rnnt_kd.prepare --config FILE --output DIR`: the tokenizer and record sets of a plan, and nothing else."""
+"""`python -m tf_rnnt_kd.prepare --config FILE --output DIR`: the tokenizer and record sets of a plan."""
 
 from absl import flags
 

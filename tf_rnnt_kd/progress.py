@@ -38,7 +38,13 @@ class Progress:
         if sys.stderr.isatty():
             position = int(os.environ.get(BAR_POSITION, "0"))
             self._bar = tqdm(
-                desc=name, total=total, initial=done, unit=f" {unit}", position=position, dynamic_ncols=True, leave=False
+                desc=name,
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                position=position,
+                dynamic_ncols=True,
+                leave=False,
             )
 
     def __enter__(self):

@@ -20,7 +20,7 @@ _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: do this one alone, i
 def main(argv):
     """Loads the plan and runs it."""
     del argv
-    from tf_rnnt_kd import config  # TensorFlow takes seconds to load: only after the flags are found to be right
+    from tf_rnnt_kd import config
     from tf_rnnt_kd.nst import jobs, outline, run
     from tf_rnnt_kd.training.strategy import make_strategy
 
@@ -36,8 +36,12 @@ def main(argv):
         jobs.end_with_parent()
         run.run_job(plan, jobs.find_job(plan, _ONLY.value), work_dir, make_strategy(_STRATEGY.value, _TPU.value))
         return
-    children = jobs.Children(lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once)
-    table = run.run_plan(plan, work_dir, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None)
+    children = jobs.Children(
+        lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once
+    )
+    table = run.run_plan(
+        plan, work_dir, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None
+    )
     print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {work_dir}")
 
 

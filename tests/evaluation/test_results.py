@@ -56,8 +56,8 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_set_without_transcripts_is_refused():
-    with pytest.raises(UserError, match="no transcripts"):
-        summarize([Transcription("a", "", "ONE")])
+    with pytest.raises(UserError, match="'untold' has no transcripts"):
+        summarize([Transcription("a", "", "ONE")], "untold")
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"sets": {"clean": {"wer": 1}}}', '{"sets": {"clean": 3}}'])

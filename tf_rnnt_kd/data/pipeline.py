@@ -91,7 +91,7 @@ def make_schedule(
     """Plans `num_steps` batches.
 
     Each set is shuffled anew in every epoch. Pseudo-labelled speech, when there is any, sets the order; every batch is
-    completed with labelled utterances of its bucket, `labelled_fraction` of its rows, exact to one row over any stretch.
+    completed with labelled utterances of its bucket: `labelled_fraction` of its rows, exact to a row over any stretch.
 
     Raises:
       UserError: if no utterance fits a bucket.
@@ -146,7 +146,7 @@ def _epochs(rows: np.ndarray, bucket_of: np.ndarray, rng: np.random.Generator) -
 
 
 def _fillers(bucket_of, num_buckets, rng):
-    """For each bucket an endless stream of its labelled rows, or of those of the nearest shorter bucket that has any."""
+    """For each bucket an endless stream of its labelled rows, or those of the nearest shorter bucket that has any."""
     fillers, fallback = {}, None
     for k in range(num_buckets):
         rows = np.flatnonzero(bucket_of == k)
@@ -217,7 +217,9 @@ def read_batches(
             lambda fields: _to_batch(fields, augmentation, tf.stack([tf.cast(seed, tf.int64), step]))
         )
 
-    dataset = steps.interleave(read_step, cycle_length=num_parallel, num_parallel_calls=num_parallel, deterministic=True)
+    dataset = steps.interleave(
+        read_step, cycle_length=num_parallel, num_parallel_calls=num_parallel, deterministic=True
+    )
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options).prefetch(num_parallel)

@@ -107,30 +107,41 @@ class RecordSet:
             raise ValueError(f"{self.folder} holds no factored targets, so no joint")
         return shards.load_arrays(os.path.join(self.folder, JOINT), self.manifest["joint_sha256"])
 
-    def read(self) -> Iterator[schema.Record]:
-        """Yields every record in order.
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[schema.Record]:
+        """Yields the records from position `start` up to `stop`, in order; by default all of them.
 
         Raises:
           UserError: a shard whose bytes are not what was written.
         """
+        stop = self.num_utterances if stop is None else stop
+        first = 0
         for path, entry in zip(self.shards, self.manifest["shards"], strict=True):
-            count = 0
-            try:
-                for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                    yield schema.decode_record(serialized, self.targets)
-                    count += 1
-            except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-                raise shards.damaged(path, f"record {count} cannot be read") from error
-            if count != entry["utterances"]:
-                raise shards.damaged(path, f"it holds {count} records, the manifest says {entry['utterances']}")
+            begin, end = max(start - first, 0), min(stop - first, entry["utterances"])
+            if begin < end:
+                yield from self._read_shard(path, begin, end, entry["utterances"])
+            first += entry["utterances"]
+
+    def _read_shard(self, path: str, begin: int, end: int, num_records: int) -> Iterator[schema.Record]:
+        count = begin
+        try:
+            for serialized in tf.data.TFRecordDataset(path).skip(begin).take(end - begin).as_numpy_iterator():
+                yield schema.decode_record(serialized, self.targets)
+                count += 1
+        except tf.errors.NotFoundError as error:
+            raise shards.missing(path) from error
+        except tf.errors.DataLossError as error:
+            raise shards.damaged(path, f"record {count} cannot be read") from error
+        if count != end:
+            raise shards.damaged(path, f"it holds {count} records, the manifest says {num_records}")
 
     def verify(self) -> None:
         """Reads all shards and compares checksums.
 
         Raises:
-          UserError: the first shard whose sha256 differs from the manifest's.
+          UserError: the first shard that is missing, or whose sha256 differs from the manifest's.
         """
         for path, entry in zip(self.shards, self.manifest["shards"], strict=True):
+            shards.check_size(path, entry["num_bytes"])
             if shards.sha256_of_file(path) != entry["sha256"]:
                 raise shards.damaged(path, "its sha256 differs from the manifest's")
 

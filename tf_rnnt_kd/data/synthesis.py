@@ -33,8 +33,8 @@ VOICES = {
     "test": ("Gene", "Andrea", "adam", "linda", "Gene2", "pablo"),
     "dev": ("michel", "belinda", "Lee", "shelby"),
     "train": tuple(
-        "m1 f1 Alex Annie klatt anika m4 steph Michael aunty boris f4 m7 grandma klatt3 paul max Jacky m2 steph2 Andy ed"
-        " m5 steph3 rob john klatt2 iven Mario grandpa m8 david Denis ian m3 travis gustave Hugo m6 edward quincy"
+        "m1 f1 Alex Annie klatt anika m4 steph Michael aunty boris f4 m7 grandma klatt3 paul max Jacky m2 steph2 Andy"
+        " ed m5 steph3 rob john klatt2 iven Mario grandpa m8 david Denis ian m3 travis gustave Hugo m6 edward quincy"
         " Mike norbert Diogo zac antonio robert benjamin Henrique iven2 klatt4 klatt6 Marco pedro RicishayMax Tweaky"
         " marcelo Nguyen iven3 edward2 mike2 croak RicishayMax2 announcer klatt5 miguel Storm iven4 RicishayMax3"
         " kaukovalta AnxiousAndy".split()
@@ -294,7 +294,7 @@ def _fresh_espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
     """
     path, data = _espeak_files()
     if _is_loaded(path):
-        raise UserError("other code in this process holds espeak-ng, so speech would vary: generate it in a new process")
+        raise UserError("other code in this process holds espeak-ng, so speech would vary: use a process of its own")
     process = ctypes.CDLL(None)
     espeak = ctypes.CDLL(path)
     try:
@@ -310,9 +310,10 @@ def _fresh_espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
 
 def _is_loaded(path: str) -> bool:
     try:
-        ctypes.CDLL(path, mode=os.RTLD_NOLOAD)
+        found = ctypes.CDLL(path, mode=os.RTLD_NOLOAD)
     except OSError:
         return False
+    ctypes.CDLL(None).dlclose(ctypes.c_void_p(found._handle))  # looking counts as holding
     return True
 
 

@@ -58,15 +58,15 @@ def score_set(transcriptions: Iterable[Transcription]) -> ScoredSet:
     return _score(list(transcriptions))[0]
 
 
-def summarize(transcriptions: Iterable[Transcription]) -> SetResult:
-    """Counts the errors of a test set and bootstraps its word error rate.
+def summarize(transcriptions: Iterable[Transcription], name: str) -> SetResult:
+    """Counts the errors of test set `name` and bootstraps its word error rate.
 
     Raises:
       UserError: if there is no word to compare with.
     """
     scored, counts = _score(list(transcriptions))
     if not counts.words:
-        raise UserError("the test set has no transcripts, so no word error rate: evaluate on labelled records")
+        raise UserError(f"test set {name!r} has no transcripts, so no word error rate: evaluate on labelled records")
     interval = wer_interval(scored.errors, scored.words)
     return SetResult(len(scored.ids), **dataclasses.asdict(counts), wer=counts.wer, interval=interval)
 
@@ -92,7 +92,7 @@ def write_results(
       sets: transcriptions of each test set by name.
       about: what else belongs into the file, such as the hash of the model.
     """
-    results = {name: summarize(transcriptions) for name, transcriptions in sets.items()}
+    results = {name: summarize(transcriptions, name) for name, transcriptions in sets.items()}
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     for name, transcriptions in sets.items():
@@ -114,10 +114,8 @@ def read_results(path: str) -> dict[str, SetResult]:
         with open(path, encoding="utf-8") as file:
             sets = json.load(file)["sets"]
         return {name: SetResult(**{**found, "interval": Interval(*found["interval"])}) for name, found in sets.items()}
-    except FileNotFoundError:
-        raise UserError(
-            f"no results in {os.path.dirname(path)!r}: {path} is missing; evaluate the model first"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no results at {path}: evaluate the model first") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): evaluate the model again") from error
 

@@ -48,7 +48,7 @@ def spec_augment(
 def _covered(shape, lengths, max_widths, size, seed):
     """[B, size] bool: inside any of M intervals, uniform in width up to `max_widths` and in place within `lengths`."""
     uniform = tf.random.stateless_uniform(tf.concat([shape, [2]], 0), seed)  # [B, M, 2]
-    widths = tf.floor(uniform[..., 0] * (tf.minimum(max_widths, lengths) + 1.0))  # [B, M]
+    widths = tf.floor(uniform[..., 0] * (tf.floor(tf.minimum(max_widths, lengths)) + 1.0))  # [B, M]
     starts = tf.floor(uniform[..., 1] * (lengths - widths + 1.0))
     after_start = length_mask(tf.reshape(starts, [-1]), size)  # [B*M, size]
     before_end = length_mask(tf.reshape(starts + widths, [-1]), size)

@@ -35,9 +35,7 @@ class Labelled(NamedTuple):
 def make_labeller(model: Transducer) -> Callable[[Sequence[np.ndarray]], Labelled]:
     """Returns a function from audio (a list of int16 arrays, 16 kHz) to `Labelled`: greedy search on clean features."""
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32)], autograph=False
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32)], autograph=False)
     def label(samples, num_samples):
         num_features = num_log_mel_frames(num_samples)
         features = zero_padding(log_mel(samples), num_features)  # [B, N, F]

@@ -96,7 +96,8 @@ def label_folder(checkpoint: str, source: str, folder: str, *, codec: str | None
             on_progress=lambda done, _: progress.update(done),
         )
     size, seconds = sum(map(os.path.getsize, records.shards)) / 1e6, time.monotonic() - start
-    say(f"  labelled {records.num_utterances} utterances, {records.seconds / 3600:.2f} h, {size:.0f} MB, {seconds:.0f} s: {folder}")
+    amount = f"{records.num_utterances} utterances, {records.seconds / 3600:.2f} h, {size:.0f} MB"
+    say(f"  labelled {amount} in {seconds:.0f} s: {folder}")
     return records
 
 

@@ -20,7 +20,9 @@ def joint_arrays(model: Transducer) -> tuple[np.ndarray, np.ndarray]:
     return model.joint_kernel.numpy().astype(np.float32), model.joint_bias.numpy().astype(np.float32)
 
 
-def teacher_fields(model: Transducer, spec: TargetsSpec, encoded: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+def teacher_fields(
+    model: Transducer, spec: TargetsSpec, encoded: np.ndarray, predicted: np.ndarray
+) -> dict[str, np.ndarray]:
     """The target fields of one record.
 
     Args:

@@ -36,7 +36,7 @@ class FeedForward(keras.layers.Layer):
 class Convolution(keras.layers.Layer):
     """`dropout(pointwise(swish(LayerNorm(depthwise(GLU(pointwise(LayerNorm(x))))))))`.
 
-    LayerNorm stands where Gulati et al. have batch norm: the same arithmetic offline, streaming, on one replica or many.
+    LayerNorm stands where Gulati et al. use batch norm: the same arithmetic offline, streaming, on one replica or many.
     A causal convolution is padded on its left only.
     """
 

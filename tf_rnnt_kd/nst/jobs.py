@@ -28,10 +28,6 @@ class Job(NamedTuple):
         return f"{self.seed}/{self.generation.name}"
 
 
-class JobFailed(Exception):
-    """A child has failed and has said why; holds its exit code."""
-
-
 def list_jobs(plan: Plan) -> list[Job]:
     """All jobs, teachers before their students, seeds in turn."""
     return [Job(generation, seed) for generation in plan.generations for seed in plan.seeds]
@@ -61,7 +57,7 @@ class Children(NamedTuple):
 def choose_at_once(plan: Plan, wanted: int, strategy: str) -> int:
     """How many generations to train side by side: `wanted`, or for 0 one a core where there is no accelerator.
 
-    A small model uses one core well and two badly. The number depends on the machine and the plan only, never on what is
+    A small model uses one core well and two badly. The number depends on the machine and the plan, never on what is
     left to do: with it goes the number of threads, and with that the last bits of every sum.
     """
     if wanted < 0:
@@ -84,7 +80,7 @@ def run_jobs(jobs: Sequence[Job], command: Callable[[Job], Sequence[str]], at_on
     """Runs each job in a child process as soon as its teacher is finished, `at_once` at a time.
 
     Raises:
-      JobFailed: with the exit code of the first child that failed; the others are stopped. They lose nothing but the
+      SystemExit: with the exit code of the first child that failed; the others are stopped. They lose nothing but the
         steps since their last checkpoint.
     """
     waiting = list(jobs)
@@ -119,11 +115,11 @@ def _collect(running):
         if code is not None:
             del running[slot]
             if code:
-                raise JobFailed(code)
+                raise SystemExit(code)  # the child has said why
 
 
 def end_with_parent() -> None:
-    """In a child: leaves as soon as the parent is gone, even if it was killed, so that a new start finds the field clear."""
+    """In a child: leaves as soon as the parent is gone, even killed, so that a new start finds the field clear."""
     parent = os.environ.get(_PARENT)
     if parent is None:
         return
@@ -142,4 +138,3 @@ def find_job(plan: Plan, name: str) -> Job:
     if found is None:
         raise UserError(f"the plan has no generation {name!r}: there are {', '.join(j.name for j in list_jobs(plan))}")
     return found
-

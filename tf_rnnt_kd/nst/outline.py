@@ -50,7 +50,9 @@ def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str
     ]
     if generation.teacher:
         share = 100 * training.labelled_fraction
-        yields.append(f"pseudo-labelled by {generation.teacher}: {', '.join(generation.unlabelled)}; {share:g} % labelled")
+        yields.append(
+            f"pseudo-labelled by {generation.teacher}: {', '.join(generation.unlabelled)}; {share:g} % labelled"
+        )
         yields += [_storage(plan, s, model) for s in plan.label_sets(generation)]
     return yields
 
@@ -72,7 +74,7 @@ def _storage(plan: Plan, labels: LabelSet, model: Transducer) -> str:
     }[labels.codec] + 3600 * 32_000
     hours = plan.corpus(labels.corpus).hours
     total = f", {_amount(hours * per_hour)} in all" if hours else ""
-    return f"  {labels.name} ({labels.codec or 'transcripts'}, {labels.dtype}): {_amount(per_hour)} an hour of audio{total}"
+    return f"  {labels.name} ({labels.codec or 'transcripts'}, {labels.dtype}): {_amount(per_hour)} an hour{total}"
 
 
 def _audio(hours):

@@ -4,7 +4,7 @@
     WORK_DIR/seed-S/GENERATION/        checkpoints, tensorboard, the trained model, results.json, labels/, savedmodel/
     WORK_DIR/results.json, report.txt
 
-Every stage leaves a file that says that it is finished, written last, and is skipped when it is there. So the same command
+Every stage leaves a file that says that it is finished, written last, and is skipped when it is there. The same command
 goes on wherever it was stopped, and does nothing when nothing is left to do.
 """
 
@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+import soundfile
 import tensorflow as tf
 
 from tf_rnnt_kd.data.records import RecordSet, open_records
@@ -24,14 +25,16 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint, evaluate_records, make_decoder
 from tf_rnnt_kd.evaluation.report import System, format_differences, format_table, read_run, write_report
 from tf_rnnt_kd.evaluation.results import score_set, write_json, write_text
+from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.models.saving import save_model
 from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
 from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
 from tf_rnnt_kd.nst.preparation import Prepared, prepare
-from tf_rnnt_kd.serving.saved_model import export_checkpoint
+from tf_rnnt_kd.serving.saved_model import Recognizer, export_checkpoint
 from tf_rnnt_kd.training.loop import Evaluation, train
 
+_CHUNK = 10_240  # samples fed to a streaming export at once, 640 ms
 _EXAMPLES = 6  # hypotheses shown in TensorBoard
 
 
@@ -52,7 +55,9 @@ def begin(work_dir: str, config: str) -> None:
             )
 
 
-def run_plan(plan: Plan, work_dir: str, strategy: Callable[[], tf.distribute.Strategy], children: Children | None) -> str:
+def run_plan(
+    plan: Plan, work_dir: str, strategy: Callable[[], tf.distribute.Strategy], children: Children | None
+) -> str:
     """The whole plan; returns the report.
 
     Args:
@@ -68,7 +73,7 @@ def run_plan(plan: Plan, work_dir: str, strategy: Callable[[], tf.distribute.Str
     else:
         for job in jobs:
             run_job(plan, job, work_dir, strategy())
-    return report(plan, work_dir)
+    return report(plan, work_dir) + _demonstrate(plan, work_dir)
 
 
 def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strategy) -> None:
@@ -103,21 +108,36 @@ def generation_folder(work_dir: str, seed: int, name: str) -> str:
 
 
 def report(plan: Plan, work_dir: str) -> str:
-    """Writes `results.json` and `report.txt` and returns the text. The JSON holds no times: it is the same for every run."""
-    timed, untimed = [], []
+    """Writes `results.json` and `report.txt`; returns the text. The JSON holds no times: every run writes the same."""
+    systems = []
     for generation in plan.generations:
         folders = [generation_folder(work_dir, seed, generation.name) for seed in plan.seeds]
         costs = [_read_cost(folder) for folder in folders]
         runs = [read_run(f, steps=c["steps"], minutes=c["seconds"] / 60) for f, c in zip(folders, costs, strict=True)]
-        timed.append(System(generation.name, tuple(runs)))
-        runs = [read_run(folder, steps=cost["steps"]) for folder, cost in zip(folders, costs, strict=True)]
-        untimed.append(System(generation.name, tuple(runs)))
-    write_report(os.path.join(work_dir, "results.json"), untimed, plan.comparisons)
-    text = format_table(timed)
+        systems.append(System(generation.name, tuple(runs)))
+    write_report(os.path.join(work_dir, "results.json"), systems, plan.comparisons)
+    text = format_table(systems)
     if plan.comparisons:
-        text += "\n\n" + format_differences(timed, plan.comparisons)
+        text += "\n\n" + format_differences(systems, plan.comparisons)
     write_text(os.path.join(work_dir, "report.txt"), text + "\n")
     return text
+
+
+def _demonstrate(plan: Plan, work_dir: str) -> str:
+    """Lets the last exported model transcribe one test utterance from a file; returns what there is to show."""
+    exported = [generation for generation in plan.generations if generation.export]
+    if not exported:
+        return ""
+    saved_model = os.path.join(generation_folder(work_dir, plan.seeds[0], exported[-1].name), "savedmodel")
+    audio, shown = os.path.join(work_dir, "example.wav"), os.path.join(work_dir, "example.txt")
+    if not os.path.exists(shown):
+        record = next(Prepared(os.path.join(work_dir, "records")).records(plan.tests[0]).read())
+        soundfile.write(audio, record.samples, SAMPLE_RATE)
+        recognizer, samples = Recognizer(saved_model), record.samples.astype("float32") / 32768.0
+        *_, text = recognizer.stream(samples, _CHUNK) if recognizer.streaming else [recognizer.transcribe(samples)]
+        write_text(shown, f"spoken      {record.text}\nheard       {text}\n")
+    with open(shown, encoding="utf-8") as file:
+        return f"\n\nSavedModel  {saved_model}\ntranscribed {audio}\n{file.read().rstrip()}"
 
 
 def _train(plan, generation, seed, work_dir, prepared, strategy):
@@ -195,6 +215,8 @@ def _sole_user(folder: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if attempt == 49:
-                    raise UserError(f"another process works in {folder}: wait for it, or stop it, and start again") from None
+                    raise UserError(
+                        f"another process works in {folder}: wait for it, or stop it, and start again"
+                    ) from None
                 time.sleep(0.2)
         yield

@@ -29,7 +29,7 @@ class OfflineModule(tf.Module):
 
     def __init__(self, model: Transducer, pieces: Sequence[str]):
         super().__init__(name="recognizer")
-        # A flat list: TensorFlow does not track the variables of layers that Keras keeps in lists. `model` is held by the
+        # A flat list: TensorFlow does not track the variables of layers that Keras keeps in lists. `model` is held by
         # closures alone: as an attribute it would bring Keras's own functions into the export.
         self.parameters = [variable.value for variable in model.weights]
 
@@ -82,7 +82,7 @@ class StreamingModule(OfflineModule):
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Those of `OfflineModule`, and those of a stream of B sessions.
 
-        `initial_state() -> state` of one session; the first axis of every tensor is the batch: repeat it for B sessions;
+        `initial_state() -> state` of one session; every tensor has the batch first: repeat it for B sessions;
         `step(samples [B, n], **state) -> {text [B], labels [B, k], num_labels [B], **state}` for any n, also 0;
         `flush(**state)`: the same, at the end of the audio. Samples that do not fill an encoder frame have no text
         (offline search drops them too), so the text is empty and the state is that of a new session.

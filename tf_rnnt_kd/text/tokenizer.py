@@ -250,7 +250,17 @@ def _open_sentencepiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Ten
     tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
     names = tokenizer.id_to_string(tf.range(tokenizer.vocab_size())).numpy()
     pieces = [name.decode().replace(_WORD_START, " ") for name in names]
-    return ["", *pieces[1:]], tokenizer.tokenize
+
+    def tokenize(text: str) -> tf.Tensor:
+        nonlocal tokenizer
+        try:
+            return tokenizer.tokenize(text)
+        except tf.errors.NotFoundError:
+            # The model lives in a cached kernel of TensorFlow, and tf.random.set_seed drops those: load it again.
+            tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
+            return tokenizer.tokenize(text)
+
+    return ["", *pieces[1:]], tokenize
 
 
 def _open_wordpiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_rnnt_kd.data.pipeline import Augmentation, Buckets, Schedule, common_targets, make_schedule, read_batches
+from tf_rnnt_kd.data.pipeline import Augmentation, Buckets, common_targets, make_schedule, read_batches
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
@@ -161,7 +161,7 @@ class _Run:
                 self._pause(step)
 
     def _pause(self, step):
-        """What happens between steps: evaluation, and a checkpoint after it so that a restart does not evaluate twice."""
+        """What happens between steps: evaluation, then a checkpoint, so that a restart does not evaluate twice."""
         last = step == self.training.steps
         if last or step % self.training.evaluate_every == 0:
             self._evaluate(step)
@@ -216,10 +216,12 @@ class _Run:
 
 
 def _teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJoint | None:
-    """The kernel and bias of factored targets; None for stored lattices. Targets that don't fit the student are refused."""
+    """Kernel and bias of factored targets, None for stored lattices; targets that don't fit the student are refused."""
     spec = common_targets(sets)
     if spec is None:
-        raise UserError("the objective has a KL term, but no record set carries teacher targets: label one with a codec")
+        raise UserError(
+            "the objective has a KL term, but no record set carries teacher targets: label one with a codec"
+        )
     owner = next(s for s in sets if s.targets is not None)
     for what, theirs, ours in (
         ("vocabulary size", spec.vocabulary_size, model.vocabulary_size),
@@ -227,7 +229,9 @@ def _teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJoint
         ("frame duration in ms", spec.frame_ms, 40),
     ):
         if theirs != ours:
-            raise UserError(f"{owner.folder}: the teacher's {what} is {theirs}, the student's is {ours}: they must agree")
+            raise UserError(
+                f"{owner.folder}: the teacher's {what} is {theirs}, the student's is {ours}: they must agree"
+            )
     if spec.codec != "factored":
         return None
     return TeacherJoint(tf.constant(owner.kernel), tf.constant(owner.bias))

@@ -22,7 +22,7 @@ class Objective:
     """`sum_b (w_rnnt L_rnnt + w_ctc L_ctc + w_kl L_kl) / sum_b U_b`, the sums over the global batch.
 
     Hard targets are `kl_weight=0`: the transducer loss on the teacher's transcripts alone. Soft targets add the lattice
-    KL, summed over the nodes of an utterance, as in the entropy-semiring study (eq. 12: weights 0.01 and 0.001); whether
+    KL, summed over the nodes of an utterance, as in the entropy-semiring study (eq. 12: weight 0.01 or 0.001); whether
     2210.05793 does the same is not known. Utterances without teacher targets have no KL term.
 
     Attributes:

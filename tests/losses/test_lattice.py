@@ -1,0 +1,130 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.oracles import alignments
+from tf_rnnt_kd.losses import lattice
+
+SHAPES = [(1, 0), (1, 1), (1, 3), (3, 0), (2, 2), (4, 2), (2, 4), (4, 4)]
+
+
+def random_arcs(frames, labels, seed=0):
+    random = np.random.default_rng(seed)
+    # Not normalised on purpose: the recursion knows nothing of distributions.
+    return random.normal(size=(frames, labels + 1)) * 3, random.normal(size=(frames, labels)) * 3
+
+
+def tensors(log_blank, log_label, padding=0):
+    """One lattice as a batch of one, inside `padding` frames and labels of NaN."""
+    frames, labels = log_label.shape
+    blank = np.full((1, frames + padding, labels + 1 + padding), np.nan, np.float32)
+    label = np.full((1, frames + padding, labels + padding), np.nan, np.float32)
+    blank[0, :frames, : labels + 1], label[0, :frames, :labels] = log_blank, log_label
+    return tf.constant(blank), tf.constant(label), tf.constant([frames]), tf.constant([labels])
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize(("frames", "labels"), SHAPES)
+def test_sum_equals_enumeration_of_alignments(frames, labels, padding):
+    arcs = random_arcs(frames, labels)
+    forward = lattice.sum_alignments(*tensors(*arcs, padding))
+    np.testing.assert_allclose(forward.log_likelihood, [alignments.log_likelihood(*arcs)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize(("frames", "labels"), SHAPES)
+def test_posteriors_equal_enumeration_and_vanish_in_padding(frames, labels, padding):
+    arcs = random_arcs(frames, labels)
+    blank, label = lattice.arc_posteriors(lattice.sum_alignments(*tensors(*arcs, padding)))
+    expected_blank, expected_label = alignments.arc_posteriors(*arcs)
+    pad = [(0, padding), (0, padding)]
+    np.testing.assert_allclose(blank[0], np.pad(expected_blank, pad), atol=1e-5)
+    np.testing.assert_allclose(label[0], np.pad(expected_label, pad), atol=1e-5)
+
+
+def test_every_diagonal_holds_one_alignment():
+    frames, labels = 9, 6
+    blank, label = lattice.arc_posteriors(lattice.sum_alignments(*tensors(*random_arcs(frames, labels), 1)))
+    occupancy = blank[0].numpy()[:frames, : labels + 1]
+    occupancy[:, :labels] += label[0].numpy()[:frames, :labels]
+    sums = [np.trace(np.fliplr(occupancy), offset) for offset in range(labels, -frames, -1)]
+    np.testing.assert_allclose(sums, 1.0, atol=1e-5)
+
+
+def test_every_frame_ends_with_one_blank_and_every_label_leaves_once():
+    blank, label = lattice.arc_posteriors(lattice.sum_alignments(*tensors(*random_arcs(8, 5))))
+    np.testing.assert_allclose(tf.reduce_sum(blank, axis=2), np.ones((1, 8)), atol=1e-5)
+    np.testing.assert_allclose(tf.reduce_sum(label, axis=1), np.ones((1, 5)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("frames", "labels"), SHAPES)
+def test_node_scores_meet_at_every_node(frames, labels):
+    arcs = random_arcs(frames, labels)
+    log_alpha, log_beta = (scores[0].numpy() for scores in lattice.node_scores(*tensors(*arcs, 1)))
+    blank, label = alignments.arc_posteriors(*arcs)
+    occupancy = blank + np.pad(label, [(0, 0), (0, 1)])
+    total = alignments.log_likelihood(*arcs)
+    assert log_alpha[0, 0] == pytest.approx(0.0, abs=1e-5)
+    assert log_beta[0, 0] == pytest.approx(total, abs=1e-4)
+    found = np.exp(log_alpha + log_beta - total)
+    np.testing.assert_allclose(found[:frames, : labels + 1], occupancy, atol=1e-4)
+    assert np.all(log_alpha[frames:] == -np.inf) and np.all(log_beta[:, labels + 1 :] == -np.inf)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("frames", "labels"), SHAPES)
+def test_best_path_equals_enumeration(frames, labels, seed):
+    arcs = random_arcs(frames, labels, seed)
+    found, score = lattice.best_path(*tensors(*arcs, 2))
+    expected, expected_score = alignments.best_path(*arcs)
+    assert found[0].numpy().tolist() == [*expected, -1, -1]
+    assert float(score[0]) == pytest.approx(expected_score, abs=1e-4)
+
+
+def test_of_equal_alignments_the_earliest_is_best():
+    found, _ = lattice.best_path(*tensors(np.zeros((5, 4)), np.zeros((5, 3))))
+    assert found[0].numpy().tolist() == [0, 0, 0]
+
+
+def test_a_lattice_without_alignment_has_no_weight_and_no_posterior():
+    log_blank, log_label = random_arcs(3, 2)
+    log_label[:, 1] = -np.inf
+    forward = lattice.sum_alignments(*tensors(log_blank, log_label))
+    blank, label = lattice.arc_posteriors(forward)
+    found, score = lattice.best_path(*tensors(log_blank, log_label))
+    assert forward.log_likelihood.numpy().tolist() == [-np.inf] == score.numpy().tolist()
+    assert not np.any(blank) and not np.any(label)
+    assert found[0].numpy().tolist() == [-1, -1]
+
+
+def test_arcs_at_the_lowest_float_count_as_missing():
+    log_blank, log_label = random_arcs(3, 2)
+    log_label[:2, 1] = np.finfo(np.float32).min
+    forward = lattice.sum_alignments(*tensors(log_blank, log_label))
+    log_label[:2, 1] = -np.inf
+    np.testing.assert_allclose(forward.log_likelihood, [alignments.log_likelihood(log_blank, log_label)], rtol=1e-5)
+
+
+def test_an_utterance_of_nothing_costs_nothing():
+    arcs = tf.fill([1, 2, 3], np.nan), tf.fill([1, 2, 2], np.nan)
+    assert lattice.sum_alignments(*arcs, tf.constant([0]), tf.constant([0])).log_likelihood.numpy().tolist() == [0.0]
+    without_frames = lattice.sum_alignments(*arcs, tf.constant([0]), tf.constant([1]))
+    assert without_frames.log_likelihood.numpy().tolist() == [-np.inf]
+
+
+def test_float32_holds_on_a_long_lattice():
+    frames, labels, vocabulary = 600, 120, 4096
+    arcs = -math.log(vocabulary) * np.ones((frames, labels + 1)), -math.log(vocabulary) * np.ones((frames, labels))
+    forward = tf.function(lattice.sum_alignments)(*tensors(*arcs))
+    blank, _ = tf.function(lattice.arc_posteriors)(forward)
+
+    def log_binomial(n, k):
+        return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+    log_paths = log_binomial(frames - 1 + labels, labels)
+    np.testing.assert_allclose(forward.log_likelihood, [log_paths - (frames + labels) * math.log(vocabulary)], rtol=1e-6)
+    t, u = 299, 60  # alignments to here, times those from the head of the blank arc
+    through = log_binomial(t + u, u) + log_binomial(frames - 2 - t + labels - u, labels - u)
+    assert float(blank[0, t, u]) == pytest.approx(math.exp(through - log_paths), rel=1e-3)

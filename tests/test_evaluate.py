@@ -1,0 +1,103 @@
+"""`evaluate`, `export` and `transcribe` as commands, on one small model."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.serving import networks
+from tf_rnnt_kd.data.records import write_records
+from tf_rnnt_kd.data.schema import Record
+from tf_rnnt_kd.evaluation.results import read_results, read_transcriptions
+from tf_rnnt_kd.models.conformer import ConformerEncoder
+from tf_rnnt_kd.models.saving import save_model
+from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.text.tokenizer import train_tokenizer
+
+pytestmark = pytest.mark.slow
+
+_TEXTS = ["ONE TWO", "THREE", "TWO TWO ONE"]
+
+
+def _run(command, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"tf_rnnt_kd.{command}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a checkpoint, two record sets and two audio files."""
+    folder = tmp_path_factory.mktemp("commands")
+    tokenizer = train_tokenizer(_TEXTS, str(folder / "tokenizer"), kind="characters", vocabulary_size=None)
+    encoder = ConformerEncoder(16, 1, 2, 5, causal=True, left_context=6)
+    model = Transducer(tokenizer.vocabulary_size, encoder, prediction_width=16, joint_width=16)
+    model.joint.kernel.assign(6 * model.joint.kernel.value)
+    save_model(model, tokenizer, str(folder / "student"))
+    for name, num_utterances in (("clean", 3), ("noisy", 2)):
+        _write_set(folder / name, tokenizer, num_utterances)
+    for name, seconds in (("long.wav", 2.0), ("short.flac", 0.02)):
+        soundfile.write(folder / name, networks.noise(seconds).clip(-1, 1), 16_000)
+    return folder
+
+
+def _write_set(folder, tokenizer, num_utterances):
+    samples = [(networks.noise(1.0 + i) * 30_000).clip(-32_768, 32_767).astype(np.int16) for i in range(num_utterances)]
+    items = [
+        Record(f"utterance-{i}", "", text, row, np.array(tokenizer.encode(text), np.int32))
+        for i, (row, text) in enumerate(zip(samples, _TEXTS, strict=False))
+    ]
+    manifest = {"tokenizer_hash": tokenizer.hash, "sample_rate": 16_000, "targets": None, "source": "noise"}
+    write_records(str(folder), items, lambda part: part, manifest=manifest, records_per_shard=2)
+
+
+def test_evaluating_twice_gives_equal_bytes(place):
+    outputs = []
+    for name in ("first", "second"):
+        sets, output = f"{place / 'clean'},{place / 'noisy'}", place / name / "results.json"
+        finished = _run("evaluate", "--checkpoint", place / "student", "--records", sets, "--output", output)
+        assert finished.returncode == 0, finished.stderr
+        assert "clean WER %" in finished.stdout and "student" in finished.stdout
+        outputs.append({path.name: path.read_bytes() for path in output.parent.iterdir()})
+    assert outputs[0] == outputs[1]
+    assert sorted(outputs[0]) == ["hypotheses-clean.tsv", "hypotheses-noisy.tsv", "results.json"]
+    assert read_results(str(place / "first" / "results.json"))["clean"].words == 6
+    assert [item.reference for item in read_transcriptions(str(place / "first"), "clean")] == _TEXTS
+
+
+def test_exported_model_transcribes_files(place):
+    for _ in range(2):  # the second time it is there already
+        exported = _run("export", "--checkpoint", place / "student", "--output", place / "exported")
+        assert exported.returncode == 0, exported.stderr
+    whole = _run(
+        "transcribe", "--model", place / "exported", place / "long.wav", place / "short.flac", "--chunk_ms=60000"
+    )
+    assert whole.returncode == 0, whole.stderr
+    long, short = whole.stdout.splitlines()
+    assert long.startswith(f"{place / 'long.wav'}: ") and len(long) > len(f"{place / 'long.wav'}: ") + 5
+    assert short == f"{place / 'short.flac'}: "
+    chunks = _run("transcribe", "--model", place / "exported", place / "long.wav", "--chunk_ms=50")
+    assert chunks.stdout.splitlines() == [long]
+
+
+def test_export_does_not_overwrite_another_folder(place):
+    refused = _run("export", "--checkpoint", place / "student", "--output", place / "clean")
+    assert refused.returncode == 2 and "clean exists" in refused.stderr.splitlines()[-1]
+
+
+def test_sets_of_one_name_are_refused(place):
+    sets = f"{place / 'clean'},{place / 'student' / '..' / 'clean'}"
+    refused = _run("evaluate", "--checkpoint", place / "student", "--records", sets, "--output", place / "x.json")
+    assert refused.returncode == 2 and "same last name" in refused.stderr.splitlines()[-1]
+
+
+def test_checkpoint_that_is_missing_is_named(place):
+    for command in ("export", "evaluate"):
+        more = ["--records", place / "clean"] if command == "evaluate" else []
+        refused = _run(command, "--checkpoint", place / "gone", "--output", place / "y.json", *more)
+        assert refused.returncode == 2 and "gone" in refused.stderr.splitlines()[-1]

@@ -1,0 +1,39 @@
+"""What `transcribe` shows while a stream grows."""
+
+import io
+
+from absl import flags
+from absl.testing import flagsaver
+
+from tf_rnnt_kd import transcribe
+
+
+class _Recognizer:
+    sample_rate = 16_000
+
+    def stream(self, samples, samples_per_chunk):
+        assert samples_per_chunk == 1_600
+        yield from ("ONE", "ONE TWO", "ONE TWO THREE")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def _shown(monkeypatch, stream):
+    monkeypatch.setattr(transcribe.sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "8")
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(chunk_ms=100):
+        assert transcribe._grow(_Recognizer(), []) == "ONE TWO THREE"
+    return stream.getvalue()
+
+
+def test_terminal_shows_the_end_of_the_text_in_one_line(monkeypatch):
+    lines = _shown(monkeypatch, _Terminal()).split("\r\x1b[K")
+    assert lines == ["", "ONE", "ONE TWO", "O THREE", ""]
+
+
+def test_pipe_shows_nothing_on_the_way(monkeypatch):
+    assert _shown(monkeypatch, io.StringIO()) == ""
