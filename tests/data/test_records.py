@@ -169,8 +169,8 @@ def test_a_stretch_of_records_can_be_read(work_dir, start, stop):
 class Counting:
     """`to_records` that knows which items it was asked for, and fails where it is told to."""
 
-    def __init__(self, fail_at=None, error=RuntimeError("stop")):
-        self.asked, self.fail_at, self.error = [], fail_at, error
+    def __init__(self, fail_at=None, error=None):
+        self.asked, self.fail_at, self.error = [], fail_at, error or RuntimeError("stop")
 
     def __call__(self, part):
         for item, made in zip(part, to_records(part), strict=True):
@@ -378,7 +378,7 @@ def test_another_teacher_is_refused(work_dir):
 def test_shards_of_unknown_origin_are_refused(work_dir):
     write(work_dir)
     os.remove(work_dir / "plan.json")
-    with pytest.raises(UserError, match=f"{work_dir} holds manifest.json but no plan.json: delete {work_dir} or choose"):
+    with pytest.raises(UserError, match=f"{work_dir} holds manifest.json but no plan.json: delete {work_dir}"):
         write(work_dir)
 
 
@@ -441,7 +441,7 @@ def test_unlabelled_audio_fits_any_tokenizer(work_dir):
 
 
 def test_an_absent_folder_is_refused(work_dir):
-    with pytest.raises(UserError, match="absent has no manifest.json, so it is no finished record set: run the command"):
+    with pytest.raises(UserError, match="absent has no manifest.json, so it is no finished record set: run"):
         records.open_records(str(work_dir / "absent"))
 
 
@@ -470,7 +470,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_noticed(work_dir):
 def test_a_manifest_that_is_none_is_refused(work_dir, text):
     write(work_dir)
     (work_dir / "manifest.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="manifest.json is damaged: it.*; delete it and run the command that wrote it again"):
+    with pytest.raises(UserError, match="manifest.json is damaged: it.*; delete it and run the command"):
         records.open_records(str(work_dir))
 
 

@@ -3,7 +3,6 @@ import concurrent.futures
 import ctypes
 import hashlib
 import importlib
-import os
 import pickle
 import re
 import subprocess
@@ -33,9 +32,7 @@ SENTENCES = [
 
 
 def digits(split="train", count=12, voices=4, snr_db=(5.0, 30.0), seed=3, **changes):
-    return generate_digits(
-        split=split, num_utterances=count, num_voices=voices, snr_db=snr_db, seed=seed, **changes
-    )
+    return generate_digits(split=split, num_utterances=count, num_voices=voices, snr_db=snr_db, seed=seed, **changes)
 
 
 def sentences(path, split="train", count=6, voices=4, snr_db=(5.0, 30.0), seed=3, max_words=6):
@@ -269,11 +266,10 @@ def test_impossible_wishes_are_refused(changes, message):
         digits(**changes)
 
 
-def test_a_split_without_strings_is_refused():
-    splits = {split for digit in range(10) for split in [synthesis._split_of([digit])]}
-    (empty, *_) = {"train", "dev", "test"} - splits
-    with pytest.raises(UserError, match=f"split '{empty}' has no strings of 1 to 1 digits: allow longer ones"):
-        digits(empty, min_digits=1, max_digits=1)
+def test_a_split_without_strings_is_refused(monkeypatch):
+    monkeypatch.setattr(synthesis, "_split_of", lambda string: "train")
+    with pytest.raises(UserError, match="split 'dev' has no strings of 1 to 2 digits: allow longer ones"):
+        digits("dev", min_digits=1, max_digits=2)
 
 
 def test_without_espeak_the_extra_is_named(monkeypatch):
@@ -294,19 +290,22 @@ def test_without_espeak_the_extra_is_named(monkeypatch):
 
 
 def test_an_unknown_voice_is_named():
-    with pytest.raises(UserError, match="this espeak-ng has no voice 'nobody': install espeakng-loader as in constraints"):
+    with pytest.raises(UserError, match="this espeak-ng has no voice 'nobody': install espeakng-loader as in"):
         synthesis._speak("one", "nobody", 170, 50)
 
 
 def test_missing_data_is_named(monkeypatch, work_dir):
     path, _ = synthesis._espeak_files()
+    (work_dir / "voices" / "!v").mkdir(parents=True)
+    for voice in VOICES["train"]:
+        (work_dir / "voices" / "!v" / voice).touch()
     monkeypatch.setattr(synthesis, "_espeak_files", lambda: (path, str(work_dir)))
     with pytest.raises(UserError, match=f"espeak-ng cannot read its data in {work_dir}: install espeakng-loader again"):
         digits(count=1)[0].load()
 
 
 def test_silence_from_espeak_is_an_error():
-    with pytest.raises(RuntimeError, match="espeak-ng status 0 for '' by 'm1', 0 pieces of audio"):
+    with pytest.raises(RuntimeError, match="espeak-ng did not say '' by 'm1': status 0"):
         synthesis._speak("", "m1", 170, 50)
 
 
@@ -324,8 +323,3 @@ def test_a_file_too_short_for_the_split_is_named(work_dir):
     path.write_text("one line\nin 1900\n")
     with pytest.raises(UserError, match=f"{path} has 1 sentences without digits, none for 'test': give more of them"):
         sentences(path, "test")
-
-
-def test_importing_needs_no_espeak():
-    assert "espeakng_loader" not in open(synthesis.__file__).read().split("import_module")[0].replace("espeakng_loader\n", "")
-    assert os.path.exists(synthesis._espeak_files()[0])

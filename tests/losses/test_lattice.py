@@ -27,17 +27,11 @@ def tensors(log_blank, log_label, padding=0):
 
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize(("frames", "labels"), SHAPES)
-def test_sum_equals_enumeration_of_alignments(frames, labels, padding):
+def test_sum_and_posteriors_equal_enumeration_whatever_the_padding(frames, labels, padding):
     arcs = random_arcs(frames, labels)
     forward = lattice.sum_alignments(*tensors(*arcs, padding))
     np.testing.assert_allclose(forward.log_likelihood, [alignments.log_likelihood(*arcs)], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("padding", [0, 2])
-@pytest.mark.parametrize(("frames", "labels"), SHAPES)
-def test_posteriors_equal_enumeration_and_vanish_in_padding(frames, labels, padding):
-    arcs = random_arcs(frames, labels)
-    blank, label = lattice.arc_posteriors(lattice.sum_alignments(*tensors(*arcs, padding)))
+    blank, label = lattice.arc_posteriors(forward)
     expected_blank, expected_label = alignments.arc_posteriors(*arcs)
     pad = [(0, padding), (0, padding)]
     np.testing.assert_allclose(blank[0], np.pad(expected_blank, pad), atol=1e-5)
@@ -73,7 +67,7 @@ def test_node_scores_meet_at_every_node(frames, labels):
     assert np.all(log_alpha[frames:] == -np.inf) and np.all(log_beta[:, labels + 1 :] == -np.inf)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("frames", "labels"), SHAPES)
 def test_best_path_equals_enumeration(frames, labels, seed):
     arcs = random_arcs(frames, labels, seed)
@@ -115,7 +109,7 @@ def test_an_utterance_of_nothing_costs_nothing():
 
 
 def test_float32_holds_on_a_long_lattice():
-    frames, labels, vocabulary = 600, 120, 4096
+    frames, labels, vocabulary = 500, 100, 4096
     arcs = -math.log(vocabulary) * np.ones((frames, labels + 1)), -math.log(vocabulary) * np.ones((frames, labels))
     forward = tf.function(lattice.sum_alignments)(*tensors(*arcs))
     blank, _ = tf.function(lattice.arc_posteriors)(forward)
@@ -124,7 +118,9 @@ def test_float32_holds_on_a_long_lattice():
         return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
     log_paths = log_binomial(frames - 1 + labels, labels)
-    np.testing.assert_allclose(forward.log_likelihood, [log_paths - (frames + labels) * math.log(vocabulary)], rtol=1e-6)
-    t, u = 299, 60  # alignments to here, times those from the head of the blank arc
+    np.testing.assert_allclose(
+        forward.log_likelihood, [log_paths - (frames + labels) * math.log(vocabulary)], rtol=1e-6
+    )
+    t, u = 249, 50  # alignments to here, times those from the head of the blank arc
     through = log_binomial(t + u, u) + log_binomial(frames - 2 - t + labels - u, labels - u)
     assert float(blank[0, t, u]) == pytest.approx(math.exp(through - log_paths), rel=1e-3)

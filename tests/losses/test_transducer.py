@@ -108,7 +108,10 @@ def test_published_gradients_through_an_additive_joint(name):
 @pytest.mark.parametrize(("frames", "labels", "vocabulary"), [(1, 0, 2), (1, 5, 7), (2, 2, 5), (10, 2, 4), (40, 17, 9)])
 def test_uniform_logits_have_a_closed_form(frames, labels, vocabulary):
     loss, _ = loss_and_gradient(
-        np.full((1, frames, labels + 1, vocabulary), 0.1, np.float32), np.ones((1, labels), np.int32), [frames], [labels]
+        np.full((1, frames, labels + 1, vocabulary), 0.1, np.float32),
+        np.ones((1, labels), np.int32),
+        [frames],
+        [labels],
     )
     paths = math.comb(frames - 1 + labels, labels)
     np.testing.assert_allclose(loss, [(frames + labels) * math.log(vocabulary) - math.log(paths)], rtol=1e-5)

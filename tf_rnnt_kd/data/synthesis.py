@@ -259,7 +259,8 @@ _NOISE_MAKERS = {"white": _white, "pink": _pink, "babble": _babble}
 
 _ONE_AT_A_TIME = threading.Lock()
 _SAMPLES_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_SYNCHRONOUS, _RATE, _PITCH, _UTF8 = 2, 1, 3, 1  # of speak_lib.h
+# Of speak_lib.h. Without the last, a missing file would end this process.
+_SYNCHRONOUS, _RATE, _PITCH, _UTF8, _DO_NOT_EXIT = 2, 1, 3, 1, 0x8000
 
 
 def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, int]:
@@ -271,18 +272,25 @@ def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, in
             chunks.append(ctypes.string_at(samples, count * 2))
         return 0
 
+    _check_voice(voice)
     callback = _SAMPLES_CALLBACK(keep)  # must outlive the synthesis
     with _ONE_AT_A_TIME, _fresh_espeak() as (espeak, sample_rate):
         espeak.espeak_SetSynthCallback(callback)
-        if espeak.espeak_SetVoiceByName(f"{_LANGUAGE}+{voice}".encode()):
-            raise UserError(f"this espeak-ng has no voice {voice!r}: install espeakng-loader as in constraints.txt")
+        status = espeak.espeak_SetVoiceByName(f"{_LANGUAGE}+{voice}".encode())
         espeak.espeak_SetParameter(_RATE, rate, 0)
         espeak.espeak_SetParameter(_PITCH, pitch, 0)
         content = text.encode()
-        status = espeak.espeak_Synth(content, ctypes.c_size_t(len(content) + 1), 0, 0, 0, _UTF8, None, None)
-    if status or not chunks:
-        raise RuntimeError(f"espeak-ng status {status} for {text!r} by {voice!r}, {len(chunks)} pieces of audio")
-    return np.frombuffer(b"".join(chunks), np.int16), sample_rate
+        status |= espeak.espeak_Synth(content, ctypes.c_size_t(len(content) + 1), 0, 0, 0, _UTF8, None, None)
+    samples = np.frombuffer(b"".join(chunks), np.int16)
+    if status or not np.any(samples):
+        raise RuntimeError(f"espeak-ng did not say {text!r} by {voice!r}: status {status}, {len(samples)} samples")
+    return samples, sample_rate
+
+
+def _check_voice(voice: str) -> None:
+    """espeak-ng itself speaks with its usual voice when it does not know one."""
+    if not os.path.exists(os.path.join(_espeak_files()[1], "voices", "!v", voice)):
+        raise UserError(f"this espeak-ng has no voice {voice!r}: install espeakng-loader as in constraints.txt")
 
 
 @contextlib.contextmanager
@@ -298,7 +306,7 @@ def _fresh_espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
     process = ctypes.CDLL(None)
     espeak = ctypes.CDLL(path)
     try:
-        sample_rate = espeak.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
+        sample_rate = espeak.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DO_NOT_EXIT)
         if sample_rate <= 0:
             raise UserError(f"espeak-ng cannot read its data in {data}: install espeakng-loader again")
         process.srand(1)  # its noises are the C library's random numbers

@@ -31,7 +31,9 @@ def log_mel(samples: tf.Tensor) -> tf.Tensor:
       [B, N, 80] float32, one frame every 10 ms.
     """
     frames = tf.signal.frame(samples, FRAME_LENGTH, FRAME_STEP)  # [B, N, 400]
-    spectrum = tf.signal.rfft(frames * tf.signal.hann_window(FRAME_LENGTH), [512])  # [B, N, 257]
+    windowed = frames * tf.signal.hann_window(FRAME_LENGTH)
+    # Padded here: `rfft` does not pad where there is no frame, and then refuses the length.
+    spectrum = tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, 0], [0, 512 - FRAME_LENGTH]]))  # [B, N, 257]
     power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
     to_mel = tf.signal.linear_to_mel_weight_matrix(NUM_MEL_BINS, 257, SAMPLE_RATE, 20.0, 7_600.0)
     energy = tf.matmul(power, to_mel)  # [B, N, 80]

@@ -96,7 +96,7 @@ def _summed(
     temperature: float,
 ) -> tf.Tensor:
     upcoming = next_labels(labels, num_labels)  # [B, U+1]
-    teacher = tf.cast(teacher_logits, tf.float32) / temperature
+    teacher = tf.stop_gradient(tf.cast(teacher_logits, tf.float32) / temperature)
 
     @tf.custom_gradient
     def total(student: tf.Tensor) -> tuple[tf.Tensor, Callable]:

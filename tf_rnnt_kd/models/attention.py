@@ -11,33 +11,31 @@ class RotaryAttention(keras.layers.Layer):
     so a stream may number its frames from the start of its cache. Memory: B·H·T² scores.
     """
 
-    def __init__(self, width: int, num_heads: int, dropout: float = 0.0, **kwargs):
+    def __init__(self, width: int, num_heads: int, **kwargs):
         super().__init__(**kwargs)
         if width % (2 * num_heads):
             raise ValueError(f"width {width} is not a multiple of 2 * num_heads = {2 * num_heads}")
-        self.width, self.num_heads, self.dropout = width, num_heads, dropout
+        self.width, self.num_heads = width, num_heads
         self.head_dim = width // num_heads
         self.project_in = keras.layers.Dense(3 * width, use_bias=False, name="project_in")
         self.project_out = keras.layers.Dense(width, name="project_out")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
 
     def build(self, inputs_shape):
         self.project_in.build((None, None, self.width))
         self.project_out.build((None, None, self.width))
 
-    def call(self, inputs, mask, training=False):
+    def call(self, inputs, mask):
         """Whole utterances.
 
         Args:
           inputs: [B, T, D].
           mask: [B, 1, T, T] bool, true where the query (third axis) may see the key (last axis).
-          training: whether dropout is on.
 
         Returns:
           [B, T, D].
         """
         query, key, value = self._project(inputs)
-        return self._attend(query, key, value, mask, training)
+        return self._attend(query, key, value, mask)
 
     def stream(self, inputs, cache, mask):
         """A chunk of n frames that sees itself and a cache of the C frames before it.
@@ -55,7 +53,7 @@ class RotaryAttention(keras.layers.Layer):
         key = tf.concat([cache[0], key], axis=2)  # [B, H, C+n, D/H]
         value = tf.concat([cache[1], value], axis=2)
         query = tf.pad(query, [[0, 0], [0, 0], [size, 0], [0, 0]])  # gives each query the position of its key
-        outputs = self._attend(query, key, value, mask, False, first_query=size)
+        outputs = self._attend(query, key, value, mask, first_query=size)
         moved = tf.shape(inputs)[1]
         return outputs, (key[:, :, moved:], value[:, :, moved:])
 
@@ -64,22 +62,17 @@ class RotaryAttention(keras.layers.Layer):
         heads = tf.reshape(self.project_in(inputs), [shape[0], shape[1], 3 * self.num_heads, self.head_dim])
         return tf.split(tf.transpose(heads, [0, 2, 1, 3]), 3, axis=1)  # three [B, H, T, D/H]
 
-    def _attend(self, query, key, value, mask, training, first_query=0):
+    def _attend(self, query, key, value, mask, first_query=0):
         query = rotate(query)[:, :, first_query:]
         scores = tf.matmul(query, rotate(key), transpose_b=True) * (self.head_dim**-0.5)  # [B, H, n, C+n]
         # A finite floor: a row with no visible key (a padded query) stays free of NaN.
         scores = tf.where(mask, tf.cast(scores, tf.float32), -1e9)
-        weights = self.drop(tf.cast(tf.nn.softmax(scores), self.compute_dtype), training=training)
+        weights = tf.cast(tf.nn.softmax(scores), self.compute_dtype)
         context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, n, H, D/H]
         return self.project_out(tf.reshape(context, [tf.shape(context)[0], -1, self.width]))
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "num_heads": self.num_heads,
-            "dropout": self.dropout,
-        }
+        return {**super().get_config(), "width": self.width, "num_heads": self.num_heads}
 
 
 def rotate(vectors: tf.Tensor) -> tf.Tensor:

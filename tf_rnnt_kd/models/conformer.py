@@ -9,7 +9,7 @@ from tf_rnnt_kd.models.subsampling import REDUCTION, Subsampling
 
 
 class FeedForward(keras.layers.Layer):
-    """`dropout(W2 dropout(swish(W1 LayerNorm(x))))`, inner width 4 D."""
+    """`dropout(W2 swish(W1 LayerNorm(x)))`, inner width 4 D."""
 
     def __init__(self, width: int, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
@@ -17,7 +17,6 @@ class FeedForward(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
         self.expand = keras.layers.Dense(4 * width, activation="swish", name="expand")
         self.contract = keras.layers.Dense(width, name="contract")
-        self.drop_inner = keras.layers.Dropout(dropout, name="drop_inner")
         self.drop = keras.layers.Dropout(dropout, name="drop")
 
     def build(self, inputs_shape):
@@ -26,8 +25,7 @@ class FeedForward(keras.layers.Layer):
         self.contract.build((None, None, 4 * self.width))
 
     def call(self, inputs, training=False):
-        hidden = self.drop_inner(self.expand(self.norm(inputs)), training=training)
-        return self.drop(self.contract(hidden), training=training)
+        return self.drop(self.contract(self.expand(self.norm(inputs))), training=training)
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "dropout": self.dropout}
@@ -98,7 +96,7 @@ class ConformerBlock(keras.layers.Layer):
         self.causal, self.dropout = causal, dropout
         self.feed_forward_in = FeedForward(width, dropout, name="feed_forward_in")
         self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="attention_norm")
-        self.attention = RotaryAttention(width, num_heads, dropout, name="attention")
+        self.attention = RotaryAttention(width, num_heads, name="attention")
         self.drop = keras.layers.Dropout(dropout, name="drop")
         self.convolution = Convolution(width, kernel_size, causal, dropout, name="convolution")
         self.feed_forward_out = FeedForward(width, dropout, name="feed_forward_out")
@@ -113,7 +111,7 @@ class ConformerBlock(keras.layers.Layer):
 
     def call(self, inputs, num_frames, mask, training=False):
         x = inputs + 0.5 * self.feed_forward_in(inputs, training=training)
-        x = x + self.drop(self.attention(self.attention_norm(x), mask, training=training), training=training)
+        x = x + self.drop(self.attention(self.attention_norm(x), mask), training=training)
         x = x + self.convolution(x, num_frames, training=training)
         return self.norm(x + 0.5 * self.feed_forward_out(x, training=training))
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch
 from tf_rnnt_kd.losses import JointInputs, joint_tile_losses
+from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
 
 
@@ -48,13 +49,16 @@ class Objective:
         """Whether batches must carry teacher targets."""
         return self.kl_weight > 0.0
 
-    def __call__(self, model: Transducer, batch: Batch, teacher_joint: TeacherJoint | None) -> dict[str, tf.Tensor]:
+    def __call__(
+        self, model: Transducer, batch: Batch, teacher_joint: TeacherJoint | None, *, compiled: bool = False
+    ) -> dict[str, tf.Tensor]:
         """Sums over the replica's part of the batch.
 
         Args:
           model: the student.
           batch: one replica's utterances.
           teacher_joint: of a factored teacher.
+          compiled: whether this runs inside XLA or on a TPU.
 
         Returns:
           Scalars float32: `total` (weighted), `transducer`, `ctc`, `kl`, `labels` and `kl_labels` (the divisors).
@@ -77,7 +81,7 @@ class Objective:
         weight = batch.teacher.weight if self.needs_teacher else tf.zeros_like(num_labels)
         sums = {
             "transducer": tf.reduce_sum(transducer),
-            "ctc": tf.reduce_sum(self._ctc(model, encoded, num_frames, batch)),
+            "ctc": tf.reduce_sum(self._ctc(model, encoded, num_frames, batch, compiled)),
             "kl": tf.reduce_sum(tf.where(weight > 0.0, kl, 0.0)),
         }
         weights = {"transducer": self.transducer_weight, "ctc": self.ctc_weight, "kl": self.kl_weight}
@@ -92,19 +96,10 @@ class Objective:
             return batch.teacher.logits
         return JointInputs(batch.teacher.encoded, batch.teacher.predicted, joint.kernel, joint.bias)
 
-    def _ctc(self, model, encoded, num_frames, batch):
+    def _ctc(self, model, encoded, num_frames, batch, compiled):
         if not self.ctc_weight:
             return tf.zeros([tf.shape(encoded)[0]])
-        labels, num_labels = batch.labels, batch.num_labels
-        repeats = tf.reduce_sum(tf.cast((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] > 0), tf.int32), axis=1)
-        # CTC needs a blank between equal labels. Where they don't fit, an empty target keeps the gradient finite.
-        possible = num_frames >= num_labels + repeats
-        loss = tf.nn.ctc_loss(
-            labels,
-            model.ctc_logits(encoded),
-            tf.where(possible, num_labels, 0),
-            num_frames,
-            logits_time_major=False,
-            blank_index=model.blank_id,
-        )
-        return tf.where(possible, loss, 0.0)  # [B]
+        logits = model.ctc_logits(encoded)
+        return ctc_loss(
+            logits, batch.labels, num_frames, batch.num_labels, blank_id=model.blank_id, compiled=compiled
+        )  # [B]

@@ -46,11 +46,12 @@ def make_train_step(
       clip_norm: the gradient's global norm is at most this.
       jit_compile: compile forward and backward with XLA, once for each bucket shape.
     """
+    compiled = jit_compile or bool(tf.config.list_logical_devices("TPU"))
     variables = [variable.value for variable in model.trainable_variables]
 
     def gradients(batch: Batch, num_labels):
         with tf.GradientTape() as tape:
-            sums = objective(model, batch, teacher_joint)
+            sums = objective(model, batch, teacher_joint, compiled=compiled)
             loss = sums["total"] / num_labels
         return sums, tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 

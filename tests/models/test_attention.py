@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.models.layers import check_layer
+from tf_rnnt_kd.models.attention import RotaryAttention, rotate
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def layer():
+    layer = RotaryAttention(8, 2)
+    layer.build((None, None, 8))
+    return layer
+
+
+def everything(batch, frames):
+    return np.ones([batch, 1, frames, frames], bool)
+
+
+def test_layer():
+    check_layer(lambda: RotaryAttention(8, 2, dropout=0.1), [random(2, 5, 8), everything(2, 5)], (2, 5, 8))
+
+
+def turn(vector, t):
+    """Rotary position by complex numbers: x_i and x_{i + d/2} are the real and the imaginary part."""
+    half = len(vector) // 2
+    turned = (vector[:half] + 1j * vector[half:]) * np.exp(1j * t * 10_000.0 ** (-np.arange(half) / half))
+    return np.concatenate([turned.real, turned.imag])
+
+
+def oracle(layer, inputs, mask):
+    """Frame by frame, head by head, in float64: [T, D] and [T, T] -> [T, D]."""
+    frames, width = inputs.shape
+    joined = (inputs.astype(np.float64) @ layer.project_in.kernel.numpy()).reshape(frames, 3, layer.num_heads, -1)
+    context = np.zeros([frames, width])
+    for h in range(layer.num_heads):
+        query, key, value = joined[:, 0, h], joined[:, 1, h], joined[:, 2, h]
+        for t in range(frames):
+            seen = np.flatnonzero(mask[t])
+            scores = np.array([turn(query[t], t) @ turn(key[s], s) for s in seen]) / np.sqrt(layer.head_dim)
+            weights = np.exp(scores - scores.max())
+            part = slice(h * layer.head_dim, (h + 1) * layer.head_dim)
+            context[t, part] = weights / weights.sum() @ value[seen]
+    return context @ layer.project_out.kernel.numpy() + layer.project_out.bias.numpy()
+
+
+def test_equals_the_textbook(layer):
+    inputs = random(2, 6, 8)
+    mask = np.random.default_rng(1).random([2, 1, 6, 6]) < 0.5
+    mask |= np.eye(6, dtype=bool)
+    expected = [oracle(layer, inputs[b], mask[b, 0]) for b in range(2)]
+    np.testing.assert_allclose(layer(inputs, mask), expected, atol=1e-5)
+
+
+def test_a_hidden_key_has_no_influence(layer):
+    mask = everything(1, 5)
+    mask[..., 3] = False
+    changed = random(1, 5, 8)
+    changed[:, 3] += 100.0
+    outputs, expected = layer(changed, mask).numpy(), layer(random(1, 5, 8), mask).numpy()
+    np.testing.assert_array_equal(np.delete(outputs, 3, 1), np.delete(expected, 3, 1))
+
+
+def test_a_query_that_sees_nothing_is_finite(layer):
+    assert np.all(np.isfinite(layer(random(1, 4, 8), ~everything(1, 4))))
+
+
+def test_rotated_products_depend_on_distance_only():
+    query, key = random(1, 1, 1, 8), random(1, 1, 1, 8, seed=1)
+    queries, keys = (rotate(tf.constant(np.repeat(v, 20, 2)))[0, 0].numpy() for v in (query, key))
+    products = queries @ keys.T
+    for distance in (-7, 0, 3):
+        along = np.diagonal(products, distance)
+        np.testing.assert_allclose(along, along[0], atol=1e-4)
+    assert np.ptp(products[0]) > 0.1
+
+
+def test_rotation_keeps_lengths_and_the_first_position():
+    vectors = tf.constant(random(2, 3, 7, 6))
+    np.testing.assert_allclose(tf.norm(rotate(vectors), axis=-1), tf.norm(vectors, axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(rotate(vectors)[:, :, 0], vectors[:, :, 0])
+
+
+def test_a_stream_with_a_full_cache_equals_the_whole(layer):
+    inputs, size = random(2, 9, 8), 9
+    cache = tuple(tf.zeros([2, 2, size, 4]) for _ in range(2))
+    parts, seen = [], 0
+    for count in (2, 0, 4, 3):
+        visible = np.tril(np.ones([count, size + count], bool), size)
+        visible &= np.arange(size + count) >= size - seen
+        part, cache = layer.stream(tf.constant(inputs[:, seen : seen + count]), cache, visible[None, None])
+        parts.append(part)
+        seen += count
+    causal = np.tril(np.ones([9, 9], bool))[None, None]
+    np.testing.assert_allclose(tf.concat(parts, 1), layer(inputs, causal), atol=1e-5)
+
+
+def test_a_width_that_heads_do_not_divide_into_pairs_is_refused():
+    with pytest.raises(ValueError, match=r"width 10 is not a multiple of 2 \* num_heads = 4"):
+        RotaryAttention(10, 2)

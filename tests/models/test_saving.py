@@ -1,0 +1,165 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.models.layers import dtype_policy
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.models.saving import assign_weights, hash_weights, load_model, read_description, read_weights, save_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, toy_tokenizer):
+    """A model and the folder it was saved to; tests copy it before they damage it."""
+    model = tiny.talkative(toy_tokenizer.vocabulary_size)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model(model, toy_tokenizer, str(folder))
+    return model, folder
+
+
+@pytest.fixture
+def folder(saved, work_dir):
+    return shutil.copytree(saved[1], work_dir / "model")
+
+
+def change_description(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_model_comes_back_exactly(saved, toy_tokenizer):
+    model, folder = saved
+    loaded, tokenizer = load_model(str(folder))
+    assert loaded.get_config() == model.get_config()
+    assert tokenizer.hash == toy_tokenizer.hash
+    assert [v.path for v in loaded.weights] == [v.path for v in model.weights]
+    for ours, theirs in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    features = np.random.default_rng(0).standard_normal([1, 16, 80]).astype(np.float32)
+    outputs = [m(features, np.array([16]), np.array([[1, 2]]))[::2] for m in (model, loaded)]
+    for ours, theirs in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_causal_model_comes_back_causal(work_dir, toy_tokenizer):
+    model = tiny.transducer(causal=True)
+    save_model(model, toy_tokenizer, str(work_dir))
+    loaded, _ = load_model(str(work_dir))
+    assert loaded.causal and loaded.encoder.left_context == model.encoder.left_context
+
+
+def test_the_hash_is_that_of_the_weights_and_not_of_the_time(saved, toy_tokenizer, work_dir):
+    model, folder = saved
+    first = read_description(str(folder))["weights_hash"]
+    assert save_model(model, toy_tokenizer, str(work_dir)) == first
+    assert first == hash_weights([w.numpy() for w in model.weights])
+    changed = [w.numpy() for w in model.weights]
+    changed[3].flat[0] = np.nextafter(changed[3].flat[0], np.float32(np.inf))
+    assert hash_weights(changed) != first
+
+
+def test_saving_twice_leaves_the_second_model(work_dir, toy_tokenizer):
+    save_model(tiny.transducer(seed=1), toy_tokenizer, str(work_dir))
+    second = tiny.transducer(seed=2)
+    save_model(second, toy_tokenizer, str(work_dir))
+    np.testing.assert_array_equal(load_model(str(work_dir))[0].weights[0], second.weights[0])
+    assert not [name for name in os.listdir(work_dir) if name.endswith(".tmp")]
+
+
+def test_a_folder_without_description_holds_no_model(folder):
+    (folder / "model.json").unlink()
+    with pytest.raises(UserError, match=r"no trained model in .*model\.json is missing; train it first"):
+        load_model(str(folder))
+    with pytest.raises(UserError, match="no trained model"):
+        load_model(str(folder / "nowhere"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x00\xff"])
+def test_a_damaged_description_is_refused_by_name(folder, content):
+    (folder / "model.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"model\.json is damaged"):
+        load_model(str(folder))
+
+
+def test_another_format_is_refused_by_name(folder):
+    change_description(folder, format=99)
+    with pytest.raises(UserError, match=r"model\.json has format 99, this version reads 1"):
+        load_model(str(folder))
+
+
+def test_no_flipped_byte_of_the_weights_passes(folder):
+    path = folder / "weights.npz"
+    content = path.read_bytes()
+    expected = [weight for _, weight in read_weights(str(folder))]
+    refused = 0
+    for position in np.linspace(0, len(content) - 1, 40).astype(int):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        try:
+            for ours, (_, theirs) in zip(expected, read_weights(str(folder)), strict=True):
+                np.testing.assert_array_equal(ours, theirs)  # a byte that the format does not use
+        except UserError as error:
+            assert "weights.npz" in str(error)
+            refused += 1
+    assert refused > 25
+
+
+def test_truncated_and_missing_weights_are_refused_by_name(folder):
+    path = folder / "weights.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"weights\.npz cannot be read"):
+        load_model(str(folder))
+    path.unlink()
+    with pytest.raises(UserError, match=r"weights\.npz cannot be read"):
+        load_model(str(folder))
+
+
+def test_weights_of_another_training_are_refused(folder, toy_tokenizer, work_dir):
+    save_model(tiny.transducer(seed=9), toy_tokenizer, str(work_dir / "other"))
+    shutil.copy(work_dir / "other" / "weights.npz", folder / "weights.npz")
+    with pytest.raises(UserError, match=r"weights\.npz is damaged \(its hash is not that in model\.json\)"):
+        load_model(str(folder))
+
+
+def test_another_tokenizer_is_refused(folder, work_dir):
+    from tf_rnnt_kd.text.tokenizer import train_tokenizer
+
+    shutil.rmtree(folder / "tokenizer")
+    train_tokenizer(["SOME OTHER TEXT"], str(folder / "tokenizer"), kind="characters", vocabulary_size=None)
+    with pytest.raises(UserError, match="is not the tokenizer this model was trained with"):
+        load_model(str(folder))
+
+
+def test_weights_of_another_architecture_are_refused_by_name_before_any_is_copied(saved):
+    weights = read_weights(str(saved[1]))
+    wider = tiny.transducer(joint_width=13)
+    before = [w.numpy() for w in wider.weights]
+    with pytest.raises(UserError, match=r"teacher is of another architecture: its .*joint.* is .*joint.* here"):
+        assign_weights(wider, weights, "teacher")
+    deeper = tiny.transducer(num_blocks=2)
+    with pytest.raises(UserError, match="teacher is of another architecture: its .*block_1"):
+        assign_weights(saved[0], [(v.path, v.numpy()) for v in deeper.weights], "teacher")
+    with pytest.raises(UserError, match=r"it has \d+ weights, this model \d+"):
+        assign_weights(wider, [(v.path, v.numpy()) for v in wider.weights][:-1], "teacher")
+    for old, variable in zip(before, wider.weights, strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
+@pytest.mark.parametrize("trained_in", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("loaded_in", ["float32", "mixed_bfloat16"])
+def test_a_loaded_model_computes_as_it_was_trained_whatever_the_process_trains_in(
+    trained_in, loaded_in, toy_tokenizer, work_dir
+):
+    features = np.random.default_rng(0).standard_normal([1, 16, 80]).astype(np.float32)
+    with dtype_policy(trained_in):
+        model = tiny.transducer()
+        save_model(model, toy_tokenizer, str(work_dir))
+        expected = model.encode(features, np.array([16]))[0]
+    with dtype_policy(loaded_in):
+        encoded = load_model(str(work_dir))[0].encode(features, np.array([16]))[0]
+    assert encoded.dtype == expected.dtype
+    np.testing.assert_array_equal(encoded, expected)
