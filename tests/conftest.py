@@ -58,3 +58,25 @@ def toy_records(tmp_path_factory, toy_tokenizer):
 
     folder = tmp_path_factory.mktemp("toy") / "records"
     return tiny.write_set(folder, toy_tokenizer, toy.tone_utterances(num_utterances=20, seed=1))
+
+
+@pytest.fixture(scope="session")
+def toy_teacher(toy_tokenizer):
+    """An untrained teacher with something to say; tests may not change it."""
+    from tests import tiny
+
+    return tiny.talkative(toy_tokenizer.vocabulary_size)
+
+
+@pytest.fixture(scope="session")
+def toy_targets(tmp_path_factory, toy_teacher, toy_tokenizer, toy_records):
+    """What the teacher makes of the records, by codec: `factored` in float32 and `lattice` in float16."""
+    from tf_rnnt_kd.labelling.records import label_records
+
+    folder = tmp_path_factory.mktemp("targets")
+    return {
+        codec: label_records(
+            toy_teacher, toy_tokenizer, "f" * 64, toy_records, str(folder / codec), codec=codec, dtype=dtype
+        )
+        for codec, dtype in (("factored", "float32"), ("lattice", "float16"))
+    }

@@ -36,7 +36,9 @@ def to_records(part, codec=None):
         yield record(num_labels=i % 4, num_frames=i + 1, codec=codec, num_samples=100 + i, id=item.id, score=-float(i))
 
 
-def write(folder, part=None, make=to_records, records_per_shard=4, joint=None, on_progress=None, **manifest):
+def write(
+    folder, part=None, make=to_records, records_per_shard=4, joint=None, measured=None, on_progress=None, **manifest
+):
     return records.write_records(
         str(folder),
         items() if part is None else part,
@@ -44,6 +46,7 @@ def write(folder, part=None, make=to_records, records_per_shard=4, joint=None, o
         manifest={**MANIFEST, **manifest},
         records_per_shard=records_per_shard,
         joint=joint,
+        measured=measured,
         on_progress=on_progress,
     )
 
@@ -336,6 +339,27 @@ def test_a_file_system_without_locks_will_do(work_dir, monkeypatch):
     assert write(work_dir).num_utterances == 10
 
 
+def test_following_the_advice_renews_the_damaged_shard_alone(work_dir):
+    write(work_dir / "b")
+    record_set = write(work_dir / "a")
+    flip(work_dir / "a" / "records-00001-of-00003.tfrecord", 50)
+    with pytest.raises(UserError, match="tfrecord is damaged: .*; delete it and manifest.json beside it, and run"):
+        record_set.verify()
+    os.remove(work_dir / "a" / "records-00001-of-00003.tfrecord")
+    os.remove(work_dir / "a" / "manifest.json")
+    make = Counting()
+    write(work_dir / "a", make=make)
+    assert make.asked == ["u4", "u5", "u6", "u7"]
+    assert content(work_dir / "a") == content(work_dir / "b")
+
+
+def test_measured_figures_may_differ_from_run_to_run(work_dir):
+    with pytest.raises(RuntimeError):
+        write(work_dir, make=Counting(fail_at="u9"), measured={"codec_kl": 0.1})
+    assert write(work_dir, measured={"codec_kl": 0.2}).manifest["codec_kl"] == 0.2
+    assert write(work_dir, measured={"codec_kl": 0.3}).manifest["codec_kl"] == 0.2
+
+
 # -- what is refused --
 
 
@@ -408,6 +432,7 @@ def test_a_record_that_does_not_fit_the_set_is_refused(work_dir):
     [
         ({"records_per_shard": 0}, "records_per_shard is 0, must be at least 1"),
         ({"seconds": 3}, "the manifest may not set seconds"),
+        ({"measured": {"skipped": 3, "source": ""}}, "the manifest may not set skipped, source"),
         ({"joint": JOINT}, "codec factored needs the joint's kernel and bias, and nothing else has them"),
         ({"targets": dataclasses.asdict(spec())}, "codec factored needs the joint's kernel and bias"),
         ({"targets": dataclasses.asdict(spec(width=4)), "joint": JOINT}, r"are \(\(3, 5\), \(5,\)\), the targets need"),
@@ -470,7 +495,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_noticed(work_dir):
 def test_a_manifest_that_is_none_is_refused(work_dir, text):
     write(work_dir)
     (work_dir / "manifest.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="manifest.json is damaged: it.*; delete it and run the command"):
+    with pytest.raises(UserError, match="manifest.json is damaged: it.*; delete it, and run the command"):
         records.open_records(str(work_dir))
 
 
@@ -491,7 +516,9 @@ def test_a_flipped_byte_in_index_or_joint_is_noticed(work_dir, name):
     original = path.read_bytes()
     for position in np.linspace(0, len(original) - 1, 40).astype(int):
         flip(path, position)
-        with pytest.raises(UserError, match=f"{name} is damaged: its sha256 differs from the manifest's; delete it"):
+        with pytest.raises(
+            UserError, match=f"{name} is damaged: its sha256 differs from the manifest's; delete it and"
+        ):
             records.open_records(str(work_dir))
         path.write_bytes(original)
     records.open_records(str(work_dir))
@@ -501,7 +528,7 @@ def test_a_flipped_byte_in_index_or_joint_is_noticed(work_dir, name):
 def test_a_missing_file_is_named(work_dir, name):
     write_factored(work_dir)
     os.remove(work_dir / name)
-    with pytest.raises(UserError, match=f"{name} is missing: run the command that wrote it again"):
+    with pytest.raises(UserError, match=f"{name} is missing: delete manifest.json beside it, and run"):
         records.open_records(str(work_dir))
 
 
@@ -512,7 +539,7 @@ def test_a_shard_of_another_size_is_refused(work_dir, change):
     size = path.stat().st_size
     wrong = max(0, size + change)
     os.truncate(path, wrong)
-    message = f"{path} is damaged: it has {wrong} bytes, the manifest says {size}; delete it and run"
+    message = f"{path} is damaged: it has {wrong} bytes, the manifest says {size}; delete it and manifest.json"
     with pytest.raises(UserError, match=re.escape(message)):
         records.open_records(str(work_dir))
 
@@ -538,9 +565,9 @@ def test_a_shard_that_shrinks_or_goes_after_opening_is_noticed(work_dir):
     with pytest.raises(UserError, match="is damaged: it holds 3 records, the manifest says 4"):
         list(record_set.read())
     os.remove(path)
-    with pytest.raises(UserError, match="tfrecord is missing: run"):
+    with pytest.raises(UserError, match="tfrecord is missing: delete manifest.json beside it, and run"):
         list(record_set.read())
-    with pytest.raises(UserError, match="tfrecord is missing: run"):
+    with pytest.raises(UserError, match="tfrecord is missing: delete manifest.json beside it, and run"):
         record_set.verify()
 
 

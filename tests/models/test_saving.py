@@ -39,7 +39,7 @@ def test_a_model_comes_back_exactly(saved, toy_tokenizer):
     for ours, theirs in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     features = np.random.default_rng(0).standard_normal([1, 16, 80]).astype(np.float32)
-    outputs = [m(features, np.array([16]), np.array([[1, 2]]))[::2] for m in (model, loaded)]
+    outputs = [m(features, np.array([16]), np.array([[1, 2]], np.int32))[::2] for m in (model, loaded)]
     for ours, theirs in zip(*outputs, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -94,8 +94,12 @@ def make_schedule(
     completed with labelled utterances of its bucket: `labelled_fraction` of its rows, exact to a row over any stretch.
 
     Raises:
-      UserError: if no utterance fits a bucket.
+      UserError: if no utterance fits a bucket, or the share leaves no room for pseudo-labelled speech.
     """
+    if pseudo_labelled and labelled_fraction >= 1.0:
+        raise UserError(
+            f"labelled_fraction {labelled_fraction:g} leaves no room for pseudo-labelled speech: set it below 1"
+        )
     sets = [*labelled, *pseudo_labelled]
     samples = np.concatenate([s.index.num_samples for s in sets])  # [R]
     num_labels = np.concatenate([s.index.num_labels for s in sets])
@@ -104,10 +108,12 @@ def make_schedule(
     human, pseudo = np.split(bucket_of, [num_human])
     rng = np.random.default_rng([seed, 0])
     if pseudo_labelled:
-        leading = _epochs(np.arange(len(human), len(bucket_of)), pseudo, rng)
+        _check_usable("pseudo-labelled", pseudo, skipped)
+        leading = _epochs(len(human) + np.flatnonzero(pseudo >= 0), rng)
         filling = _fillers(human, len(buckets.seconds), rng)
     else:
-        leading, filling, labelled_fraction = _epochs(np.arange(len(human)), human, rng), {}, 0.0
+        _check_usable("labelled", human, skipped)
+        leading, filling, labelled_fraction = _epochs(np.flatnonzero(human >= 0), rng), {}, 0.0
     steps = _batches(leading, filling, bucket_of, buckets, labelled_fraction)
     rows = np.full([num_steps, max(buckets.batch_size(k) for k in range(len(buckets.seconds)))], -1, np.int32)
     bucket = np.zeros([num_steps], np.int32)
@@ -136,13 +142,19 @@ def _assign_buckets(num_samples, num_labels, buckets):
     return bucket_of, skipped
 
 
-def _epochs(rows: np.ndarray, bucket_of: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
-    """The usable rows, shuffled, again and again."""
-    usable = rows[bucket_of >= 0]
-    if not len(usable):
-        raise UserError("no utterance can be trained on: all are too long for the buckets, or have no fitting labels")
+def _check_usable(what: str, bucket_of: np.ndarray, skipped: dict[str, int]) -> None:
+    if not np.any(bucket_of >= 0):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "there are none"
+        raise UserError(
+            f"no {what} utterance can be trained on ({reasons}, in all sets): "
+            "check the buckets, the transcripts, or the teacher's word error rate"
+        )
+
+
+def _epochs(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    """The rows, shuffled, again and again."""
     while True:
-        yield from rng.permutation(usable)
+        yield from rng.permutation(rows)
 
 
 def _fillers(bucket_of, num_buckets, rng):
@@ -152,27 +164,29 @@ def _fillers(bucket_of, num_buckets, rng):
         rows = np.flatnonzero(bucket_of == k)
         fallback = rows if len(rows) else fallback
         if fallback is not None:
-            fillers[k] = _epochs(fallback, np.zeros(len(fallback)), rng)
+            fillers[k] = _epochs(fallback, rng)
     return fillers
 
 
 def _batches(leading, filling, bucket_of, buckets, labelled_fraction):
-    """Endless (bucket, rows): a bucket is emitted as soon as the leading stream has filled its share of it."""
-    waiting = {k: [] for k in range(len(buckets.seconds))}
-    owed = dict.fromkeys(waiting, 0.0)  # labelled rows due in the bucket's next batch, with the fraction left over
-    wanted = {k: labelled_fraction * buckets.batch_size(k) if k in filling else 0.0 for k in waiting}
-    owed.update(wanted)
+    """Endless (bucket, rows): a bucket is emitted as soon as the leading stream has filled its part of it."""
+    num_buckets = len(buckets.seconds)
+    waiting = [[] for _ in range(num_buckets)]
+    emitted = [0] * num_buckets
+
+    def num_filling(k):
+        share = labelled_fraction * buckets.batch_size(k) if k in filling else 0.0
+        return int((emitted[k] + 1) * share + 1e-6) - int(emitted[k] * share + 1e-6)
+
     for row in leading:
         k = int(bucket_of[row])
         waiting[k].append(row)
-        num_filling = int(owed[k] + 1e-6)
-        if len(waiting[k]) < buckets.batch_size(k) - num_filling:
-            continue
-        members = [*(next(filling[k]) for _ in range(num_filling)), *waiting[k]][: buckets.batch_size(k)]
-        if len(waiting[k]) + num_filling >= buckets.batch_size(k):
-            owed[k] += wanted[k] - num_filling
-            waiting[k] = []
-            yield k, members
+        while len(waiting[k]) + num_filling(k) >= buckets.batch_size(k):
+            members = [next(filling[k]) for _ in range(num_filling(k))]
+            room = buckets.batch_size(k) - len(members)  # 0 where a small batch is wholly labelled this time
+            yield k, members + waiting[k][:room]
+            waiting[k] = waiting[k][room:]
+            emitted[k] += 1
 
 
 def read_batches(

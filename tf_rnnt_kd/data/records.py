@@ -25,7 +25,7 @@ import tensorflow as tf
 from tf_rnnt_kd.data import schema, shards
 from tf_rnnt_kd.errors import UserError
 
-MANIFEST = "manifest.json"
+MANIFEST = shards.MANIFEST
 PLAN = "plan.json"
 JOINT = "joint.npz"
 
@@ -157,6 +157,7 @@ def write_records(
     manifest: dict[str, Any],
     records_per_shard: int,
     joint: Joint | None = None,
+    measured: dict[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RecordSet:
     """Writes `items` as a record set, or goes on with one that was begun with the same arguments.
@@ -172,6 +173,7 @@ def write_records(
         in Hz, `targets` (a `TargetsSpec` as a dict, or None), `source` and whatever else tells this set from another.
       records_per_shard: items per shard.
       joint: kernel [D, V] and bias [V] of the teacher, for codec `factored`.
+      measured: figures for the manifest that may differ from run to run, and so are no part of the set's identity.
       on_progress: called with (items done, items in all) after every shard.
 
     Returns:
@@ -182,6 +184,8 @@ def write_records(
       OSError: ENOSPC when the disk is full; no half-written file has a final name.
     """
     plan = _make_plan(items, manifest, records_per_shard, joint)
+    measured = json.loads(json.dumps(measured or {}))  # what JSON cannot hold must not fail after the last shard
+    _check_names(measured, plan)
     if not items:
         raise UserError(f"no utterances to write into {folder}: check the corpus and the limits on length")
     os.makedirs(folder, exist_ok=True)
@@ -192,7 +196,7 @@ def write_records(
         if joint is not None:
             shards.write_atomically(os.path.join(folder, JOINT), _joint_bytes(joint))
         entries = _write_shards(folder, items, to_records, plan, on_progress)
-        shards.write_atomically(os.path.join(folder, MANIFEST), _dump_manifest(_make_manifest(plan, entries)))
+        shards.write_atomically(os.path.join(folder, MANIFEST), _dump_manifest(_make_manifest(plan, measured, entries)))
         return open_records(folder)
 
 
@@ -208,17 +212,21 @@ def _make_plan(
     _check_joint(joint, targets)
     ids = [str(getattr(item, "id", "")) for item in items]
     _check_unique(ids)
-    plan = {
+    identity = {
         "schema_version": schema.SCHEMA_VERSION,
         "items": len(items),
         "items_sha256": shards.sha256_of("\n".join(ids).encode()),
         "records_per_shard": records_per_shard,
         "joint_sha256": shards.sha256_of(_joint_bytes(joint)) if joint else None,
     }
-    reserved = {*plan, "utterances", "seconds", "skipped", "shards", "sha256"} & set(manifest)
+    _check_names(manifest, identity)
+    return json.loads(json.dumps({**manifest, **identity}))
+
+
+def _check_names(given: Iterable[str], taken: Iterable[str]) -> None:
+    reserved = {*taken, "utterances", "seconds", "skipped", "shards", "sha256"} & set(given)
     if reserved:
         raise ValueError(f"the manifest may not set {', '.join(sorted(reserved))}")
-    return json.loads(json.dumps({**manifest, **plan}))
 
 
 def _targets(manifest: dict[str, Any]) -> schema.TargetsSpec | None:
@@ -292,8 +300,9 @@ def _at_most(count: int, records: Iterable[schema.Record]) -> Iterator[schema.Re
         yield record
 
 
-def _make_manifest(plan: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_manifest(plan: dict[str, Any], measured: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
     return {
+        **measured,
         **plan,
         "utterances": sum(entry["utterances"] for entry in entries),
         "skipped": sum(entry["skipped"] for entry in entries),

@@ -15,6 +15,8 @@ import tensorflow as tf
 from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.errors import UserError
 
+MANIFEST = "manifest.json"
+
 # TFRecord framing: length (8) and its checksum (4) before the payload, the payload's checksum (4) after it.
 _FRAME_BYTES = 16
 # How NumPy and zipfile fail on bytes that are no archive, or a broken one.
@@ -128,13 +130,14 @@ def dump_arrays(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def damaged(path: str, what: str) -> UserError:
-    """The error for a file whose content is not what was written."""
-    return UserError(f"{path} is damaged: {what}; delete it and run the command that wrote it again")
+    """The error for a file whose content is not what was written; what it advises renews that file alone."""
+    unwanted = "it" if os.path.basename(path) == MANIFEST else f"it and {MANIFEST} beside it"
+    return UserError(f"{path} is damaged: {what}; delete {unwanted}, and run the command that wrote it again")
 
 
 def missing(path: str) -> UserError:
     """The error for a file that was there when the set was finished."""
-    return UserError(f"{path} is missing: run the command that wrote it again")
+    return UserError(f"{path} is missing: delete {MANIFEST} beside it, and run the command that wrote it again")
 
 
 def sha256_of(content: bytes) -> str:

@@ -60,7 +60,6 @@ def label_records(
         "sample_rate": source.manifest["sample_rate"],
         "targets": dataclasses.asdict(spec) if spec else None,
         "source": {"records": source.hash, "teacher": teacher_hash, "search": "greedy"},
-        "codec_kl": _measure(model, spec, label, source) if spec else None,
     }
 
     def to_records(places: Sequence[_Place]) -> Iterator[Record]:
@@ -72,6 +71,7 @@ def label_records(
         [_Place(position, name) for position, name in enumerate(source.ids)],
         to_records,
         manifest=manifest,
+        measured={"codec_kl": _measure(model, spec, label, source) if spec else None},
         records_per_shard=_SHARD_UTTERANCES,
         joint=joint_arrays(model) if codec == "factored" else None,
         on_progress=on_progress,

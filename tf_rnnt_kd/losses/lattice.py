@@ -187,6 +187,7 @@ def _backward(diagonals: Diagonals, add: Callable[[tf.Tensor, tf.Tensor], tf.Ten
     return tf.reverse(_advance(blank, label, _log_one_hot(start, columns), add), [0, 2])  # [N+1, B, U+1]
 
 
+@tf.function(reduce_retracing=True)  # for eager callers: the loop in Python would cost 2 ms a diagonal
 def _advance(
     stay: tf.Tensor, move: tf.Tensor, first: tf.Tensor, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:

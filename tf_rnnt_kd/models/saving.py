@@ -70,7 +70,7 @@ def read_weights(folder: str) -> list[tuple[str, np.ndarray]]:
     description = read_description(folder)
     path = os.path.join(folder, "weights.npz")
     try:
-        with np.load(path) as archive:
+        with open(path, "rb") as file, np.load(file) as archive:
             weights = [archive[name] for name in archive.files]
     except Exception as error:  # zip, zlib, struct and OS errors all mean one thing here
         raise UserError(f"{path} cannot be read ({error}): restore it, or delete the folder and train again") from error

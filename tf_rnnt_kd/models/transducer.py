@@ -125,5 +125,10 @@ class Transducer(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        """The architecture that `get_config` described, with new weights."""
-        return cls(**{**config, "encoder": ConformerEncoder.from_config(config["encoder"])})
+        """The architecture that `get_config` described, with new weights, at its own precision, not the process's."""
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(keras.dtype_policies.deserialize(config["encoder"]["dtype"]))
+        try:
+            return cls(**{**config, "encoder": ConformerEncoder.from_config(config["encoder"])})
+        finally:
+            keras.config.set_dtype_policy(policy)

@@ -152,6 +152,9 @@ class Plan:
             raise UserError(f"{where} needs both a teacher and unlabelled corpora, or neither")
         if generation.objective.needs_teacher != bool(generation.codec):
             raise UserError(f"{where}: a codec goes with kl_weight > 0, and kl_weight > 0 with a codec")
+        if generation.teacher and not 0.0 <= generation.training.labelled_fraction < 1.0:
+            fraction = generation.training.labelled_fraction
+            raise UserError(f"{where}: labelled_fraction is {fraction:g}; with pseudo-labelled speech it is below 1")
         held_out = {self.development, *self.tests} & {*generation.labelled, *generation.unlabelled}
         if held_out:
             raise UserError(f"{where} trains on {sorted(held_out)[0]!r}, which is held out for development or test")

@@ -1,0 +1,92 @@
+"""The command itself, from audio to SavedModel, as its user runs it: undisturbed, killed, and started once more."""
+
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+
+from tf_rnnt_kd.data.records import open_records
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = str(ROOT / "tests" / "toy_chain.gin")
+_EXPORTED = os.path.join("seed-0", "streaming", "savedmodel")
+
+
+def _command(work_dir, *more):
+    return [sys.executable, "-m", "tf_rnnt_kd.train", f"--config={CONFIG}", f"--work_dir={work_dir}", "--jobs=2", *more]
+
+
+def _run(work_dir, *more):
+    return subprocess.run(_command(work_dir, *more), cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished run and what it printed."""
+    work_dir = tmp_path_factory.mktemp("chain") / "run"
+    done = _run(work_dir)
+    assert done.returncode == 0, done.stderr
+    return work_dir, done.stdout
+
+
+def test_chain_prints_its_table_and_where_things_are(undisturbed):
+    work_dir, printed = undisturbed
+    assert re.search(r"^teacher +\d+\.\d\d \[", printed, re.MULTILINE)
+    assert re.search(r"^soft - teacher +[+-]", printed, re.MULTILINE)
+    for path in ("results.json", _EXPORTED, "example.wav"):
+        assert str(work_dir / path) in printed
+
+
+def test_second_start_changes_nothing_and_prints_the_same_table(undisturbed):
+    work_dir, printed = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.name not in ("report.txt", ".lock")}
+    again = _run(work_dir)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() == printed[printed.index("\nsystem") :].strip()
+    after = {path: path.stat().st_mtime_ns for path in before}
+    changed = {path.name for path in before if path.is_file() and before[path] != after[path]}
+    assert changed <= {"results.json"}
+
+
+def test_killed_three_times_it_ends_the_same(undisturbed, tmp_path):
+    work_dir, _ = undisturbed
+    rng = random.Random(7)
+    for _ in range(3):
+        process = subprocess.Popen(_command(tmp_path / "run"), cwd=ROOT, stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(8.0, 40.0))  # anywhere from the first import to the last student
+        process.kill()
+        process.wait()
+    done = _run(tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "results.json").read_bytes() == (work_dir / "results.json").read_bytes()
+
+
+def test_another_configuration_is_refused_by_name(undisturbed):
+    refused = _run(undisturbed[0], "--param=STEPS=61")
+    assert refused.returncode == 2
+    assert "begun with another configuration ('STEPS = 60' there, 'STEPS = 61' now)" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_transcribe_streams_what_evaluation_heard(undisturbed, tmp_path):
+    """From files, through the export, in another process: the text of the offline search."""
+    work_dir, _ = undisturbed
+    rows = (work_dir / "seed-0" / "streaming" / "hypotheses-test.tsv").read_text().splitlines()[1:]
+    expected = {name: hypothesis for name, _, hypothesis in (row.split("\t") for row in rows)}
+    files = []
+    for record in open_records(str(work_dir / "records" / "test")).read(0, 12):
+        files.append(str(tmp_path / f"{record.id}.flac"))
+        soundfile.write(files[-1], record.samples, 16_000)
+    command = [sys.executable, "-m", "tf_rnnt_kd.transcribe", f"--model={work_dir / _EXPORTED}", "--chunk_ms=170", *files]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    heard = dict(line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in printed.splitlines())
+    assert [heard[path].strip() for path in files] == [expected[pathlib.Path(path).stem] for path in files]
+    assert any(heard.values())

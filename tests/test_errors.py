@@ -1,0 +1,79 @@
+import errno
+import sys
+
+import pytest
+from absl import flags
+
+from tf_rnnt_kd.errors import UserError, run_command
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a main function as a command: (main, *arguments) -> exit code, stdout, stderr."""
+
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        with pytest.raises(SystemExit) as end:
+            run_command(main)
+        return end.value.code, *capsys.readouterr()
+
+    yield call
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS["debug"].value = False
+
+
+def failing(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+def test_a_command_gets_the_arguments_that_are_no_flags(run):
+    seen = []
+    code, _, error = run(seen.extend, "one", "--nodebug", "two")
+    assert (code, error) == (None, "") and seen == ["command", "one", "two"]
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(run):
+    code, out, error = run(failing(UserError("the set is damaged:\n  delete   it")))
+    assert (code, out, error) == (2, "", "error: the set is damaged: delete it\n")
+
+
+def test_a_user_error_shows_its_traceback_on_request(run):
+    code, _, error = run(failing(UserError("no room")), "--debug")
+    assert code == 2 and "Traceback" in error and error.endswith("error: no room\n")
+
+
+def test_an_unknown_flag_is_one_line_and_exit_code_2(run):
+    code, _, error = run(failing(AssertionError("must not run")), "--debugg")
+    assert code == 2 and error.count("\n") == 1
+    assert error.startswith("error: Unknown command line flag 'debugg'") and "--help lists the options" in error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_full_or_closed_disk_is_one_line_that_names_the_file(run, number):
+    code, _, error = run(failing(OSError(number, "whatever", "some/file")))
+    assert code == 2 and error.count("\n") == 1
+    assert "while writing some/file" in error and "start the same command again" in error
+
+
+def test_a_full_disk_without_a_name_says_so_without_one(run):
+    code, _, error = run(failing(OSError(errno.ENOSPC, "whatever")))
+    assert code == 2 and "None" not in error and error.startswith("error: No space left on device: make room")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), ZeroDivisionError("a bug"), ValueError("a bug")])
+def test_what_nobody_expected_keeps_its_traceback(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(type(error)):
+        run_command(failing(error))
+
+
+def test_an_interrupted_command_says_how_to_go_on(run):
+    code, _, error = run(failing(KeyboardInterrupt()))
+    assert code == 130 and "interrupted: start the same command again to go on" in error
+
+
+def test_an_exit_code_passes_through(run):
+    assert run(failing(SystemExit(7)))[0] == 7
