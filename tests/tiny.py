@@ -26,9 +26,9 @@ def transducer(vocabulary_size=6, *, causal=False, width=16, num_blocks=1, dropo
 def talkative(vocabulary_size=6, *, seed=0, joint_width=12):
     """An untrained transducer whose hypotheses differ and fit: a wide kernel, and a bias towards blank."""
     model = transducer(vocabulary_size, seed=seed, joint_width=joint_width)
-    model.joint.kernel.assign(8.0 * model.joint.kernel.value)
+    model.joint.kernel.assign(3.0 * model.joint.kernel.value)
     bias = np.zeros([vocabulary_size], np.float32)
-    bias[0] = 4.0
+    bias[0] = 8.0
     model.joint.bias.assign(bias)
     return model
 
@@ -48,9 +48,7 @@ def write_set(folder, tokenizer, utterances, *, records_per_shard=8):
             yield Record(utterance.id, utterance.speaker, utterance.text, utterance.load(), labels)
 
     manifest = {"tokenizer_hash": tokenizer.hash, "sample_rate": 16_000, "targets": None, "source": "toy"}
-    return write_records(
-        str(folder), utterances, to_records, manifest=manifest, records_per_shard=records_per_shard
-    )
+    return write_records(str(folder), utterances, to_records, manifest=manifest, records_per_shard=records_per_shard)
 
 
 def training(steps, **changes):

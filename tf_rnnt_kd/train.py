@@ -32,6 +32,7 @@ def main(argv):
     run.begin(work_dir, text)
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
+    jobs.keep_memory()
     if _ONLY.value:
         jobs.end_with_parent()
         run.run_job(plan, jobs.find_job(plan, _ONLY.value), work_dir, make_strategy(_STRATEGY.value, _TPU.value))

@@ -8,7 +8,14 @@ import pytest
 from tests import tiny
 from tests.models.layers import dtype_policy
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.models.saving import assign_weights, hash_weights, load_model, read_description, read_weights, save_model
+from tf_rnnt_kd.models.saving import (
+    assign_weights,
+    hash_weights,
+    load_model,
+    read_description,
+    read_weights,
+    save_model,
+)
 
 
 @pytest.fixture(scope="module")

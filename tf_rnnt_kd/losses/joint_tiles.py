@@ -1,6 +1,5 @@
 """Joint network, transducer loss and lattice KL tile by tile: the lattice's logits never exist as a whole."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,6 +40,7 @@ class _Task(NamedTuple):
     temperature: float
     teacher_delay: int
     divergence: distillation.NodeDivergence
+    kept_frames: int | tf.Tensor
     num_tiles: int | tf.Tensor
     frames_per_tile: int | tf.Tensor
 
@@ -65,18 +65,20 @@ class _Tile(NamedTuple):
     """A stretch of n frames.
 
     Attributes:
-      hidden: [B, n, U+1, D], the student's tanh.
-      logits: [B, n, U+1, V], the student's.
-      teacher: [B, n, U+1, V] over the temperature, or None.
+      frames: [n] int32.
       real: [B, n, U+1] bool, nodes of the lattice.
       matched: [B, n, U+1] bool, those that have a counterpart in the teacher.
+      hidden: [B, n, U+1, D], the student's tanh.
+      logits: [B, n, U+1, V], the student's.
+      teacher: [B, n, U+1, V], the teacher's logits over the temperature, or None.
     """
 
+    frames: tf.Tensor
+    real: tf.Tensor
+    matched: tf.Tensor
     hidden: tf.Tensor
     logits: tf.Tensor
     teacher: tf.Tensor | None
-    real: tf.Tensor
-    matched: tf.Tensor
 
 
 def joint_tile_losses(
@@ -96,7 +98,8 @@ def joint_tile_losses(
     """`transducer_loss` and `lattice_kl` (or `collapsed_lattice_kl`) of a student, without storing its logits.
 
     The frames are cut into tiles. A first pass over them keeps the two arcs of each node and the KL; the gradient makes
-    each tile's logits a second time. Memory O(B T U + B n U (V + D)) for n frames in a tile.
+    each tile's logits a second time, unless one tile holds all frames. With n frames in a tile the memory is
+    O(B T U + B n U (V + D)).
 
     Args:
       student: `JointInputs`; the gradient goes to its four tensors. Padding may hold anything.
@@ -123,7 +126,7 @@ def joint_tile_losses(
         names = list(distillation.DIVERGENCES)
         raise ValueError(f"kl={kl!r} must be one of {names}, and teacher_delay={teacher_delay} at least 0")
     student = _cleaned(student, num_frames, num_labels)
-    num_tiles, frames_per_tile = _tiling(student, frames_per_tile)
+    kept_frames, num_tiles, frames_per_tile = _tiling(student, frames_per_tile)
     task = _Task(
         teacher=_frozen(teacher, num_frames, num_labels),
         upcoming=transducer.next_labels(labels, num_labels),
@@ -133,6 +136,7 @@ def joint_tile_losses(
         temperature=temperature,
         teacher_delay=teacher_delay,
         divergence=distillation.DIVERGENCES[kl],
+        kept_frames=kept_frames,
         num_tiles=num_tiles,
         frames_per_tile=frames_per_tile,
     )
@@ -154,14 +158,22 @@ def _frozen(
     return teacher if teacher is None else tf.stop_gradient(tf.convert_to_tensor(teacher))
 
 
-def _tiling(student: JointInputs, frames_per_tile: int | None) -> tuple[int | tf.Tensor, int | tf.Tensor]:
-    """(number of tiles, frames in each), as Python integers if the shapes are static: one tile then needs no loop."""
+def _tiling(student: JointInputs, frames_per_tile: int | None) -> tuple[int | tf.Tensor, ...]:
+    """(frames kept for the gradient, number of tiles in the loop, frames in each).
+
+    If one tile holds all frames it is kept, and the loop has nothing to do; otherwise nothing is kept. Where the shapes
+    are unknown both are in the graph, one of them over no frames: a `tf.cond` could not return either under XLA.
+    """
     batch, frames, width = _sizes(student.encoded)
     columns, vocabulary = _sizes(student.predicted)[1], _sizes(student.bias)[0]
     if frames_per_tile is None:
         frames_per_tile = 1 + TILE_FLOATS // (3 * width + 5 * vocabulary) // (batch * columns)
     num_tiles = -(-frames // frames_per_tile)
-    return num_tiles, -(-frames // num_tiles)
+    frames_per_tile = -(-frames // num_tiles)
+    if isinstance(num_tiles, int):
+        return (frames, 0, 0) if num_tiles == 1 else (0, num_tiles, frames_per_tile)
+    one = num_tiles == 1
+    return tf.where(one, frames, 0), num_tiles, tf.where(one, 0, frames_per_tile)
 
 
 def _sizes(tensor: tf.Tensor) -> list[int | tf.Tensor]:
@@ -174,66 +186,61 @@ def _nodes(task: _Task, student: JointInputs) -> tuple[tf.Tensor, tf.Tensor, tf.
     @tf.custom_gradient
     def nodes(*tensors: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable]:
         student = JointInputs(*tensors)
+        kept = _make_tile(task, student, tf.range(task.kept_frames))
 
         def gradient(blank: tf.Tensor, label: tf.Tensor, divergence: tf.Tensor) -> tuple[tf.Tensor, ...]:
             upstream = _Upstream(blank, tf.pad(label, [[0, 0], [0, 0], [0, 1]]), divergence, log_norm)
-            zeros = tuple(tf.zeros_like(inputs) for inputs in student[1:])
-            visit = functools.partial(_visit_back, task, student, upstream)
-            joined, sums = _over_tiles(task, student, visit, 1, zeros)
+            joined, sums = _over_tiles(task, student, kept, lambda tile: _visit_back(task, student, upstream, tile))
             return *joined, *sums
 
-        zeros = (tf.zeros_like(task.num_frames, tf.float32),)
-        visit = functools.partial(_visit, task, student)
-        (log_blank, log_label, log_norm), (divergence,) = _over_tiles(task, student, visit, 3, zeros)
+        joined, (divergence,) = _over_tiles(task, student, kept, lambda tile: _visit(task, tile))
+        log_blank, log_label, log_norm = joined
         return (log_blank, log_label[:, :, :-1], divergence), gradient
 
     return nodes(*student)
 
 
 def _over_tiles(
-    task: _Task,
-    student: JointInputs,
-    visit: Callable[[tf.Tensor], tuple[tuple, tuple]],
-    num_joined: int,
-    zeros: tuple[tf.Tensor, ...],
+    task: _Task, student: JointInputs, kept: _Tile, visit: Callable[[_Tile], tuple[tuple, tuple]]
 ) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
-    """Joins the first part of what `visit(frames [n])` returns along the frames, and adds up the second."""
-    frames = tf.range(task.frames_per_tile)  # [n]
-    if isinstance(task.num_tiles, int) and task.num_tiles == 1:
-        return visit(frames)
+    """Joins the first part of what `visit` makes of each tile along the frames, and adds up the second."""
+    first, sums = visit(kept)
+    if isinstance(task.num_tiles, int) and task.num_tiles == 0:
+        return first, sums
 
-    def body(tile: tf.Tensor, arrays: tuple, sums: tuple) -> tuple:
-        joined, added = visit(tile * task.frames_per_tile + frames)
-        arrays = tuple(array.write(tile, values) for array, values in zip(arrays, joined, strict=True))
-        return tile + 1, arrays, tuple(tf.ensure_shape(a + b, a.shape) for a, b in zip(sums, added, strict=True))
+    def body(index: tf.Tensor, arrays: tuple, sums: tuple) -> tuple:
+        frames = index * task.frames_per_tile + tf.range(task.frames_per_tile)  # [n]
+        joined, added = visit(_make_tile(task, student, frames))
+        arrays = tuple(array.write(index, values) for array, values in zip(arrays, joined, strict=True))
+        return index + 1, arrays, tuple(tf.ensure_shape(a + b, a.shape) for a, b in zip(sums, added, strict=True))
 
-    arrays = tuple(tf.TensorArray(tf.float32, task.num_tiles) for _ in range(num_joined))
-    _, arrays, sums = tf.while_loop(lambda tile, *_: tile < task.num_tiles, body, (0, arrays, zeros))
+    arrays = tuple(tf.TensorArray(tf.float32, task.num_tiles) for _ in first)
+    _, arrays, sums = tf.while_loop(lambda index, *_: index < task.num_tiles, body, (0, arrays, sums))
+    pairs = zip(first, map(_along_frames, arrays), strict=True)
     max_frames = tf.shape(student.encoded)[1]
-    return tuple(_along_frames(array.stack())[:, :max_frames] for array in arrays), sums
+    return tuple(tf.concat(pair, axis=1)[:, :max_frames] for pair in pairs), sums
 
 
-def _along_frames(tiles: tf.Tensor) -> tf.Tensor:
-    """[K, B, n, W] to [B, K n, W]."""
+def _along_frames(array: tf.TensorArray) -> tf.Tensor:
+    """K times [B, n, W] to [B, K n, W]."""
+    tiles = array.stack()  # [K, B, n, W]
     count, batch, frames, width = tf.unstack(tf.shape(tiles))
     return tf.reshape(tf.transpose(tiles, [1, 0, 2, 3]), [batch, count * frames, width])
 
 
-def _visit(task: _Task, student: JointInputs, frames: tf.Tensor) -> tuple[tuple, tuple]:
-    """((log_blank, log_label, log_norm) [B, n, U+1], (KL [B],)) of a tile."""
-    tile = _make_tile(task, student, frames)
-    arcs = transducer.node_arcs(tile.logits, task.upcoming, task.blank_id)
+def _visit(task: _Task, tile: _Tile) -> tuple[tuple, tuple]:
+    """(log_blank, log_label, log_norm) [B, n, U+1] of a tile; its KL [B]."""
+    nodes = transducer.node_arcs(tile.logits, task.upcoming, task.blank_id)
     if tile.teacher is None:
-        return arcs, (tf.zeros_like(task.num_frames, tf.float32),)
-    logits, log_norm = _tempered(task, tile.logits, arcs[2])
-    nodes = task.divergence.value(tile.teacher, logits, log_norm, task.upcoming, task.blank_id)  # [B, n, U+1]
-    return arcs, (tf.reduce_sum(tf.where(tile.matched, nodes, 0.0), axis=[1, 2]),)
+        return nodes, (tf.zeros_like(task.num_frames, tf.float32),)
+    logits, log_norm = _tempered(task, tile.logits, nodes[2])
+    divergence = task.divergence.value(tile.teacher, logits, log_norm, task.upcoming, task.blank_id)  # [B, n, U+1]
+    return nodes, (tf.reduce_sum(tf.where(tile.matched, divergence, 0.0), axis=[1, 2]),)
 
 
-def _visit_back(task: _Task, student: JointInputs, upstream: _Upstream, frames: tf.Tensor) -> tuple[tuple, tuple]:
-    """((gradient by encoded [B, n, D],), (by predicted, by kernel, by bias)) of a tile."""
-    tile = _make_tile(task, student, frames)
-    logits = tf.reshape(_logits_gradient(task, tile, frames, upstream), [-1, tf.shape(tile.logits)[3]])  # [BnU, V]
+def _visit_back(task: _Task, student: JointInputs, upstream: _Upstream, tile: _Tile) -> tuple[tuple, tuple]:
+    """A tile's gradients: by encoded [B, n, D]; by predicted, kernel and bias."""
+    logits = tf.reshape(_logits_gradient(task, tile, upstream), [-1, tf.shape(tile.logits)[3]])  # [BnU, V]
     hidden = tf.reshape(tile.hidden, [-1, tf.shape(tile.hidden)[3]])  # [BnU, D]
     into_tanh = tf.raw_ops.TanhGrad(y=hidden, dy=tf.matmul(logits, student.kernel, transpose_b=True))  # [BnU, D]
     into_tanh = tf.reshape(into_tanh, tf.shape(tile.hidden))  # [B, n, U+1, D]
@@ -242,11 +249,11 @@ def _visit_back(task: _Task, student: JointInputs, upstream: _Upstream, frames: 
     return (tf.reduce_sum(into_tanh, axis=2),), sums
 
 
-def _logits_gradient(task: _Task, tile: _Tile, frames: tf.Tensor, upstream: _Upstream) -> tf.Tensor:
+def _logits_gradient(task: _Task, tile: _Tile, upstream: _Upstream) -> tf.Tensor:
     """[B, n, U+1, V]."""
-    blank = tf.where(tile.real, _take(upstream.blank, frames), 0.0)  # [B, n, U+1]
-    label = tf.where(tile.real, _take(upstream.label, frames), 0.0)
-    log_norm = _take(upstream.log_norm, frames)
+    blank = tf.where(tile.real, _take(upstream.blank, tile.frames), 0.0)  # [B, n, U+1]
+    label = tf.where(tile.real, _take(upstream.label, tile.frames), 0.0)
+    log_norm = _take(upstream.log_norm, tile.frames)
     result = transducer.node_targets(task.upcoming, task.blank_id, tf.shape(tile.logits)[3], blank, label)
     result -= (blank + label)[..., None] * transducer.softmax(tile.logits, log_norm)  # [B, n, U+1, V]
     if tile.teacher is None:
@@ -265,12 +272,12 @@ def _tempered(task: _Task, logits: tf.Tensor, log_norm: tf.Tensor) -> tuple[tf.T
 
 
 def _make_tile(task: _Task, student: JointInputs, frames: tf.Tensor) -> _Tile:
-    hidden, logits = _join(student, frames)
     columns = length_mask(task.num_labels + 1, tf.shape(task.upcoming)[1])  # [B, U+1]
     in_time = frames < task.num_frames[:, None]  # [B, n]
     real = in_time[:, :, None] & columns[:, None]  # [B, n, U+1]
     matched = real & (frames >= task.teacher_delay)[:, None]
-    return _Tile(hidden, logits, _teacher_logits(task, frames - task.teacher_delay, matched), real, matched)
+    teacher = _teacher_logits(task, frames - task.teacher_delay, matched)
+    return _Tile(frames, real, matched, *_join(student, frames), teacher)
 
 
 def _teacher_logits(task: _Task, frames: tf.Tensor, matched: tf.Tensor) -> tf.Tensor | None:
@@ -288,7 +295,7 @@ def _join(inputs: JointInputs, frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
     batch, count, columns, width = tf.unstack(tf.shape(hidden))
     # As one matrix product: three times as fast on a CPU as the batched one.
     logits = tf.nn.bias_add(tf.matmul(tf.reshape(hidden, [-1, width]), inputs.kernel), inputs.bias)
-    return hidden, tf.reshape(logits, [batch, count, columns, -1])
+    return hidden, tf.reshape(logits, [batch, count, columns, tf.shape(inputs.bias)[0]])  # count may be 0
 
 
 def _take(values: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:

@@ -174,31 +174,39 @@ def _step_back(column: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
 
 
 def _forward(diagonals: Diagonals, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    columns = tf.shape(diagonals.blank)[2]
-    start = tf.fill([tf.shape(diagonals.blank)[1]], 0)  # [B]
-    return _advance(diagonals.blank, _shift_right(diagonals.label), _log_one_hot(start, columns), add)
+    start = tf.zeros_like(diagonals.num_labels)  # [B]
+    return _advance(diagonals.blank, _shift_right(diagonals.label), start, add, backward=False)
 
 
 def _backward(diagonals: Diagonals, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    # Seen from its end a lattice is a lattice again: the same recursion on the arrays turned round.
-    columns = tf.shape(diagonals.blank)[2]
-    start = columns - 1 - diagonals.num_labels  # [B]
-    blank, label = (tf.reverse(arcs, [0, 2]) for arcs in (diagonals.blank, diagonals.label))
-    return tf.reverse(_advance(blank, label, _log_one_hot(start, columns), add), [0, 2])  # [N+1, B, U+1]
+    return _advance(diagonals.blank, diagonals.label, diagonals.num_labels, add, backward=True)
 
 
 @tf.function(reduce_retracing=True)  # for eager callers: the loop in Python would cost 2 ms a diagonal
 def _advance(
-    stay: tf.Tensor, move: tf.Tensor, first: tf.Tensor, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    stay: tf.Tensor,
+    move: tf.Tensor,
+    start: tf.Tensor,
+    add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    *,
+    backward: bool,
 ) -> tf.Tensor:
-    """Walks over all diagonals; `move[n, b, u]` is the arc that enters column u. Returns [N+1, B, U+1]."""
+    """Walks over all diagonals from column `start` of the first, or of the last: [N+1, B, U+1].
+
+    `move[n, b, u]` is the arc between column u and its neighbour: the left one forward, the right one backward. What
+    has no neighbour meets itself, harmlessly, since `move` is `LOG_ZERO` there. (tf.roll would be 5 times slower.)
+    """
+    first = tf.one_hot(start, tf.shape(stay)[2], on_value=0.0, off_value=LOG_ZERO)  # [B, U+1]
 
     def step(scores: tf.Tensor, arcs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        # Column 0 meets `move` = LOG_ZERO, so what comes round there is harmless. (tf.roll here is 5x slower.)
-        from_left = tf.concat([scores[:, :1], scores[:, :-1]], axis=1)
-        return add(scores + arcs[0], from_left + arcs[1])
+        if backward:
+            neighbours = tf.concat([scores[:, 1:], scores[:, -1:]], axis=1)
+        else:
+            neighbours = tf.concat([scores[:, :1], scores[:, :-1]], axis=1)
+        return add(scores + arcs[0], neighbours + arcs[1])
 
-    return tf.concat([first[None], tf.scan(step, (stay, move), first)], axis=0)
+    walked = tf.scan(step, (stay, move), first, reverse=backward)  # [N, B, U+1]
+    return tf.concat([walked, first[None]] if backward else [first[None], walked], axis=0)
 
 
 def _lay_out(log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor) -> Diagonals:
@@ -242,10 +250,6 @@ def _shift_right(arcs: tf.Tensor) -> tf.Tensor:
 
 def _shift_left(scores: tf.Tensor) -> tf.Tensor:
     return tf.pad(scores[:, :, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=LOG_ZERO)
-
-
-def _log_one_hot(index: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
-    return tf.one_hot(index, depth, on_value=0.0, off_value=LOG_ZERO)
 
 
 def _at_end(diagonals: Diagonals, scores: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import tensorflow as tf
 
@@ -28,7 +29,9 @@ class TrainingCheckpoint:
         self.folder = folder
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)  # spent training, over all starts
-        self._layout = [[v.path, list(v.shape), v.dtype] for v in model.variables]
+        # Keras numbers its seed generators over the whole process: the same model has other numbers after a restart.
+        paths = [re.sub(r"seed_generator_\d+", "seed_generator", v.path) for v in model.variables]
+        self._layout = [[path, list(v.shape), v.dtype] for path, v in zip(paths, model.variables, strict=True)]
         self._checkpoint = tf.train.Checkpoint(
             model=[v.value for v in model.variables],
             optimizer=[v.value for v in optimizer.variables],
@@ -73,8 +76,11 @@ class TrainingCheckpoint:
 
     def _check_layout(self):
         path = os.path.join(self.folder, "layout.json")
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
+        try:
+            with open(path, encoding="utf-8") as file:
+                stored = json.load(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read ({error}): delete the folder to train from the start") from error
         for old, new in zip(stored, self._layout, strict=False):
             if old != new:
                 raise UserError(

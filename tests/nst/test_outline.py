@@ -1,0 +1,47 @@
+import pytest
+
+from tf_rnnt_kd.config import load_plan
+from tf_rnnt_kd.nst.outline import _amount, describe
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    return describe(load_plan("configs/quickstart.gin")[0])
+
+
+def test_the_quickstart_in_words(quickstart):
+    lines = [line.strip() for line in quickstart.splitlines()]
+    assert lines[0] == "plan quickstart: 3 generations, 1 seed(s)"
+    assert "digits-unlabelled: audio only, size known when prepared" in lines
+    assert "digits-labelled: transcribed, size known when prepared" in lines
+    assert "tokenizer: characters, 29 tokens with blank" in lines
+    assert [line for line in lines if line in ("teacher", "soft student", "streaming student")] == [
+        "teacher",
+        "soft student",
+        "streaming student",
+    ]
+
+
+def test_every_generation_has_its_model_steps_batches_and_loss(quickstart):
+    teacher, soft, streaming = quickstart.split("\n\n")[2:]
+    assert "0.8 M parameters, full context, float32" in teacher and "causal, 64 frames back" in streaming
+    assert all("steps of about 15 s of audio" in part and "batches: " in part for part in (teacher, soft, streaming))
+    assert "1 transducer + 0.3 CTC + 0 KL" in teacher and "+ 0.01 KL" in soft and "+ 0 KL" in streaming
+    assert "pseudo-labelled" not in teacher
+    assert "pseudo-labelled by teacher: digits-unlabelled; 10 % labelled" in soft
+
+
+def test_stored_targets_are_sized_by_the_hour(quickstart):
+    # (25 frames + 4 labels) a second of 96 floats of 4 bytes, and the audio: 3600 * (29 * 384 + 32000) bytes.
+    assert quickstart.count("digits-unlabelled-factored (factored, float32): 155 MB an hour of audio") == 2
+
+
+def test_the_same_plan_gives_the_same_words(quickstart):
+    assert describe(load_plan("configs/quickstart.gin")[0]) == quickstart
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (2.5e9, "2.5 GB"), (3.21e15, "3.21e+03 TB")]
+)
+def test_amounts_are_readable(size, text):
+    assert _amount(size) == text

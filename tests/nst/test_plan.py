@@ -1,0 +1,118 @@
+import dataclasses
+
+import pytest
+
+from tests import tiny
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.nst.plan import Corpus, Generation, LabelSet, Plan, TokenizerSpec
+from tf_rnnt_kd.training.objective import Objective
+
+
+def nothing():
+    raise AssertionError("a plan reads no corpus")
+
+
+def corpora():
+    return [Corpus("train", nothing), Corpus("dev", nothing), Corpus("test", nothing), Corpus("audio", nothing, False)]
+
+
+def generation(name, teacher=None, **changes):
+    pseudo = {"teacher": teacher, "unlabelled": ("audio",)} if teacher else {}
+    defaults = {"objective": Objective(), "labelled": ("train",), "training": tiny.training(1, labelled_fraction=0.3)}
+    return Generation(name, tiny.transducer, **{**defaults, **pseudo, **changes})
+
+
+def soft(name, teacher="teacher", **changes):
+    return generation(name, teacher, **{"objective": Objective(kl_weight=0.1), "codec": "factored", **changes})
+
+
+def make_plan(*generations, **changes):
+    defaults = {
+        "name": "toy",
+        "corpora": corpora(),
+        "tokenizer": TokenizerSpec("characters", ("train",)),
+        "generations": generations or (generation("teacher"), soft("student")),
+        "development": "dev",
+        "tests": ("test",),
+    }
+    return Plan(**{**defaults, **changes})
+
+
+def test_a_sound_plan_is_accepted_and_finds_its_corpora():
+    plan = make_plan(comparisons=[("student", "teacher")])
+    assert plan.corpus("audio").labelled is False and plan.corpus("train").labelled
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpora": [*corpora(), Corpus("dev", nothing)]}, "two entries of the plan are named corpus 'dev'"),
+        ({"development": "def"}, "development names 'def', which is none of: train, dev, test"),
+        ({"development": "audio"}, "development names 'audio', which is none of"),
+        ({"tests": ("test", "tset")}, "tests names 'tset'"),
+        ({"tests": ("audio",)}, "tests names 'audio'"),
+        ({"tokenizer": TokenizerSpec("characters", ("audio",))}, "the tokenizer names 'audio'"),
+        ({"comparisons": [("student", "teacher")]}, "comparisons names 'student', which is none of: teacher"),
+    ],
+)
+def test_what_the_plan_names_must_be_there(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(generation("teacher"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (generation("teacher"), "two entries of the plan are named generation 'teacher'"),
+        (generation("x", labelled=("audio",)), "generation 'x': labelled names 'audio'"),
+        (generation("x", "teacher", unlabelled=("radio",)), "generation 'x': unlabelled names 'radio'"),
+        (generation("x", "y"), "generation 'x': teacher names 'y', which is none of: teacher"),
+        (generation("x", "x"), "generation 'x': teacher names 'x'"),
+        (generation("x", "teacher", unlabelled=()), "'x' needs both a teacher and unlabelled corpora, or neither"),
+        (generation("x", unlabelled=("audio",)), "'x' needs both a teacher and unlabelled corpora, or neither"),
+        (generation("x", "teacher", codec="factored"), "'x': a codec goes with kl_weight > 0"),
+        (generation("x", "teacher", objective=Objective(kl_weight=0.1)), "kl_weight > 0 with a codec"),
+        (generation("x", "teacher", training=tiny.training(1)), "'x': labelled_fraction is 1"),
+        (generation("x", labelled=("train", "dev")), "'x' trains on 'dev', which is held out"),
+        (generation("x", "teacher", unlabelled=("test",)), "'x' trains on 'test', which is held out"),
+    ],
+)
+def test_a_generation_must_fit_its_plan(wrong, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(generation("teacher"), wrong)
+
+
+def test_a_student_before_its_teacher_is_refused():
+    with pytest.raises(UserError, match=r"teacher names 'teacher', which is none of: \(nothing before it\)"):
+        make_plan(soft("student"), generation("teacher"))
+
+
+def test_a_labelled_corpus_may_be_labelled_again_by_a_teacher():
+    make_plan(generation("teacher"), soft("student", unlabelled=("train", "audio")))
+
+
+def test_a_supervised_generation_has_no_label_sets():
+    assert make_plan().label_sets(make_plan().generations[0]) == []
+
+
+def test_each_student_has_the_sets_of_its_corpora():
+    plan = make_plan(generation("teacher"), soft("student", unlabelled=("train", "audio"), targets_dtype="bfloat16"))
+    sets = plan.label_sets(plan.generations[1])
+    assert sets == [LabelSet("teacher", name, "factored", "bfloat16") for name in ("train", "audio")]
+    assert [s.name for s in sets] == ["train-factored", "audio-factored"]
+
+
+def test_a_hard_student_shares_the_set_of_its_soft_fellow():
+    plan = make_plan(
+        generation("teacher"), generation("hard", "teacher"), soft("soft"), soft("lattice", codec="lattice")
+    )
+    hard, first, second = (plan.label_sets(g) for g in plan.generations[1:])
+    assert hard == first == [LabelSet("teacher", "audio", "factored", "float32")]
+    assert second == [LabelSet("teacher", "audio", "lattice", "float32")]
+
+
+def test_a_hard_student_alone_has_transcripts():
+    plan = make_plan(generation("teacher"), soft("other"), generation("hard", "other"))
+    assert [s.name for s in plan.label_sets(plan.generations[2])] == ["audio-transcripts"]

@@ -1,0 +1,145 @@
+import dataclasses
+import functools
+import json
+
+import pytest
+
+from tests import tiny
+from tests.toy import tone_utterances
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.nst import run
+from tf_rnnt_kd.nst.jobs import find_job
+from tf_rnnt_kd.nst.plan import Corpus, Generation, Plan, TokenizerSpec
+from tf_rnnt_kd.nst.preparation import prepare
+from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.strategy import make_strategy
+
+
+def corpus(name, count, seed, labelled=True):
+    return Corpus(name, functools.partial(tone_utterances, num_utterances=count, seed=seed), labelled)
+
+
+def make_plan():
+    """A teacher of a few steps and a soft student of it, on a few utterances each."""
+    training = tiny.training(4, labelled_fraction=0.3, report_every=2)
+    common = {"training": training, "labelled": ("train",)}
+    return Plan(
+        name="toy",
+        corpora=[corpus("train", 12, 1), corpus("audio", 12, 2, False), corpus("dev", 2, 3), corpus("test", 3, 4)],
+        tokenizer=TokenizerSpec("characters", ("train",)),
+        generations=[
+            Generation("teacher", tiny.talkative, Objective(), **common),
+            Generation(
+                "student",
+                tiny.talkative,
+                Objective(kl_weight=0.01),
+                teacher="teacher",
+                unlabelled=("audio",),
+                codec="factored",
+                **common,
+            ),
+        ],
+        development="dev",
+        tests=("test",),
+        comparisons=[("student", "teacher")],
+        records_per_shard=8,
+    )
+
+
+def go(work_dir, plan=None):
+    return run.run_plan(plan or make_plan(), str(work_dir), lambda: make_strategy("one_device"), None)
+
+
+def times(work_dir):
+    """When each file was written; reports are written anew, and locks are opened."""
+    files = [
+        path for path in work_dir.rglob("*") if path.is_file() and path.parent != work_dir and path.name != ".lock"
+    ]
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run in this process and its report."""
+    work_dir = tmp_path_factory.mktemp("nst") / "run"
+    run.begin(str(work_dir), "STEPS = 4\n")
+    return work_dir, go(work_dir)
+
+
+@pytest.mark.slow
+def test_two_generations_leave_models_labels_results_and_a_report(finished):
+    work_dir, report = finished
+    for name in ("teacher", "student"):
+        folder = work_dir / "seed-0" / name
+        assert (folder / "model.json").exists() and (folder / "results.json").exists()
+        assert json.loads((folder / "training.json").read_text())["steps"] == 4
+    manifest = json.loads((work_dir / "seed-0/teacher/labels/audio-factored/manifest.json").read_text())
+    teacher = json.loads((work_dir / "seed-0/teacher/model.json").read_text())
+    assert manifest["utterances"] == 12 and manifest["source"]["teacher"] == teacher["weights_hash"]
+    assert "teacher" in report and "student - teacher" in report
+    assert (work_dir / "report.txt").read_text() == report + "\n"
+    assert "seconds" not in (work_dir / "results.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_second_start_does_nothing(finished):
+    work_dir, report = finished
+    before, results = times(work_dir), (work_dir / "results.json").read_bytes()
+    assert go(work_dir) == report
+    assert times(work_dir) == before and (work_dir / "results.json").read_bytes() == results
+
+
+@pytest.mark.slow
+def test_only_what_is_missing_is_done_again(finished):
+    work_dir, report = finished
+    before = times(work_dir)
+    lost = work_dir / "seed-0" / "student" / "results.json"
+    content = lost.read_bytes()
+    lost.unlink()
+    assert not run.is_finished(make_plan(), find_job(make_plan(), "0/student"), str(work_dir))
+    assert go(work_dir) == report and lost.read_bytes() == content
+    changed = {path for path, time in times(work_dir).items() if before[path] != time}
+    assert changed and all("/student/" in path and "model" not in path for path in changed)
+
+
+def test_a_changed_configuration_is_refused_with_both_lines(work_dir):
+    run.begin(str(work_dir / "run"), "STEPS = 4\nSEEDS = (0,)\n")
+    run.begin(str(work_dir / "run"), "STEPS = 4\nSEEDS = (0,)\n")
+    with pytest.raises(UserError, match=r"begun with another configuration \('STEPS = 4' there, 'STEPS = 5' now\)"):
+        run.begin(str(work_dir / "run"), "STEPS = 5\nSEEDS = (0,)\n")
+    with pytest.raises(UserError, match=r"'SEEDS = \(0,\)' there, '\(nothing\)' now"):
+        run.begin(str(work_dir / "run"), "STEPS = 4\n")
+
+
+def test_preparation_writes_every_corpus_once_with_one_tokenizer(work_dir):
+    prepared = prepare(make_plan(), str(work_dir))
+    assert prepared.records("train").num_utterances == 12 and prepared.tokenizer().vocabulary_size == 6
+    audio = list(prepared.records("audio").read())
+    assert all(record.text == "" and len(record.labels) == 0 for record in audio)
+    before = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*")}
+    prepare(make_plan(), str(work_dir))
+    assert {path: path.stat().st_mtime_ns for path in work_dir.rglob("*")} == before
+
+
+def test_a_transcript_that_is_missing_or_unknown_is_refused_by_name(work_dir):
+    def silent():
+        return [dataclasses.replace(u, text=None) for u in tone_utterances(num_utterances=2, seed=1)]
+
+    def foreign():
+        return [dataclasses.replace(u, text="XYZ") for u in tone_utterances(num_utterances=2, seed=3)]
+
+    plan = make_plan()
+    train, audio, dev, test = plan.corpora
+    with pytest.raises(UserError, match="utterance tone-1-0000 has no transcript"):
+        prepare(dataclasses.replace(plan, corpora=[Corpus("train", silent), audio, dev, test]), str(work_dir / "a"))
+    with pytest.raises(UserError, match="utterance tone-3-0000: .* does not know"):
+        prepare(dataclasses.replace(plan, corpora=[train, audio, Corpus("dev", foreign), test]), str(work_dir / "b"))
+
+
+def test_a_generation_in_work_is_left_to_its_owner(work_dir, monkeypatch):
+    monkeypatch.setattr(run.time, "sleep", lambda seconds: None)
+    with run._sole_user(str(work_dir)), pytest.raises(UserError, match="another process works in"):
+        with run._sole_user(str(work_dir)):
+            pass
+    with run._sole_user(str(work_dir)):
+        pass

@@ -1,0 +1,111 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tiny
+from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: F401
+from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
+from tf_rnnt_kd.training.strategy import make_strategy
+
+
+class Recorder:
+    """An optimizer that keeps the gradients it gets and changes nothing."""
+
+    def apply(self, gradients, variables):
+        self.gradients = [tf.convert_to_tensor(g).numpy() for g in gradients]
+
+
+def scaled(factor):
+    """The usual objective, times a factor that may be no number."""
+
+    def objective(model, batch, teacher_joint, *, compiled=False):
+        sums = Objective()(model, batch, teacher_joint, compiled=compiled)
+        return {**sums, "total": sums["total"] * factor}
+
+    return objective
+
+
+def one_step(optimizer, objective, *, clip_norm=1.0, model=None, joint=None, **settings):
+    strategy = make_strategy("one_device")
+    model = model or tiny.transducer(V, dropout=0.0)
+    if isinstance(optimizer, keras.Optimizer):
+        optimizer.build(model.trainable_variables)
+    step = make_train_step(model, optimizer, objective, joint, clip_norm=clip_norm, **settings)
+    return model, {name: float(value) for name, value in step(strategy, make_batch()).items()}
+
+
+def norm_of(gradients):
+    return np.sqrt(sum(np.sum(np.square(g.astype(np.float64))) for g in gradients))
+
+
+def test_gradients_are_clipped_to_their_global_norm_and_keep_their_direction():
+    loose, tight = Recorder(), Recorder()
+    _, metrics = one_step(loose, scaled(1.0), clip_norm=1e9)
+    _, clipped = one_step(tight, scaled(1.0), clip_norm=0.01)
+    assert metrics["gradient_norm"] == pytest.approx(norm_of(loose.gradients), rel=1e-5)
+    assert clipped["gradient_norm"] == pytest.approx(metrics["gradient_norm"], rel=1e-5) and metrics["skipped"] == 0.0
+    assert norm_of(tight.gradients) == pytest.approx(0.01, rel=1e-4)
+    for a, b in zip(tight.gradients, loose.gradients, strict=True):
+        np.testing.assert_allclose(a, b * 0.01 / metrics["gradient_norm"], rtol=1e-3, atol=1e-7)
+
+
+def test_metrics_are_losses_per_label(teacher_joint):  # noqa: F811
+    objective = Objective(kl_weight=0.1)
+    model, metrics = one_step(Recorder(), objective, joint=teacher_joint)
+    sums = {name: float(value) for name, value in objective(model, make_batch(), teacher_joint).items()}
+    for name in ("transducer", "ctc"):
+        assert metrics[name] == pytest.approx(sums[name] / 7.0, rel=1e-4)
+    assert metrics["kl"] == pytest.approx(sums["kl"] / 5.0, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(sums["total"] / 7.0, rel=1e-4)
+    assert metrics["seconds"] == pytest.approx((40 + 30 + 37) / 100.0)
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted(factor):
+    before = [w.numpy() for w in tiny.transducer(V, dropout=0.0).weights]
+    optimizer = ReducedAdamW(1e-2, weight_decay=0.0)
+    model, metrics = one_step(optimizer, scaled(factor))
+    assert metrics["skipped"] == 1.0
+    for old, variable in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(variable, old)
+    assert all(np.all(np.isfinite(v.numpy())) for v in optimizer.variables)
+
+
+def test_training_goes_on_after_a_gradient_that_is_not_finite():
+    optimizer = ReducedAdamW(1e-3, weight_decay=1e-2)
+    model, _ = one_step(optimizer, scaled(np.nan))
+    step = make_train_step(model, optimizer, scaled(1.0), None, clip_norm=1.0)
+    losses = [float(step(make_strategy("one_device"), make_batch())["loss"]) for _ in range(3)]
+    assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
+
+
+def test_decay_shrinks_matrices_and_leaves_vectors_alone():
+    optimizer = ReducedAdamW(0.1, weight_decay=0.5)
+    before = [w.numpy() for w in tiny.transducer(V, dropout=0.0).weights]
+    model, _ = one_step(optimizer, scaled(0.0))
+    assert {len(v.shape) for v in model.weights} >= {1, 2, 3}
+    for old, variable in zip(before, model.weights, strict=True):
+        factor = 1.0 if old.ndim < 2 else 1.0 - 0.1 * 0.5
+        np.testing.assert_allclose(variable, factor * old, rtol=1e-5, atol=1e-8)
+
+
+def test_every_weight_moves(teacher_joint):  # noqa: F811
+    before = [w.numpy() for w in tiny.transducer(V, dropout=0.0).weights]
+    optimizer = ReducedAdamW(1e-3, weight_decay=0.0)
+    model, metrics = one_step(optimizer, Objective(kl_weight=0.1), joint=teacher_joint)
+    assert metrics["skipped"] == 0.0
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        assert np.any(variable.numpy() != old), variable.path
+
+
+@pytest.mark.slow
+def test_a_compiled_step_equals_a_plain_one(teacher_joint):  # noqa: F811
+    plain, compiled = Recorder(), Recorder()
+    objective = Objective(kl_weight=0.1)
+    _, expected = one_step(plain, objective, joint=teacher_joint)
+    _, metrics = one_step(compiled, objective, joint=teacher_joint, jit_compile=True)
+    assert metrics == pytest.approx(expected, rel=1e-4)
+    for a, b in zip(compiled.gradients, plain.gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
