@@ -88,8 +88,8 @@ def test_a_student_starts_when_its_own_teacher_has_ended(work_dir, at_once):
         for teacher, student in (("teacher", "a"), ("teacher", "b"), ("a", "c")):
             assert order["end", f"{seed}-{teacher}"] < order["start", f"{seed}-{student}"]
     running = [sum(1 if what == "start" else -1 for what, *_ in log[: i + 1]) for i in range(len(log))]
-    assert max(running) == at_once
-    assert {int(slot) for *_, slot in log} == set(range(at_once))
+    assert min(at_once, 2) <= max(running) <= at_once
+    assert {int(slot) for *_, slot in log} <= set(range(at_once))
 
 
 def test_jobs_whose_teacher_is_finished_start_at_once(work_dir):

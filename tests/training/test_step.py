@@ -20,8 +20,8 @@ class Recorder:
 def scaled(factor):
     """The usual objective, times a factor that may be no number."""
 
-    def objective(model, batch, teacher_joint, *, compiled=False):
-        sums = Objective()(model, batch, teacher_joint, compiled=compiled)
+    def objective(model, batch, joint, *, compiled=False):
+        sums = Objective()(model, batch, joint, compiled=compiled)
         return {**sums, "total": sums["total"] * factor}
 
     return objective

@@ -113,6 +113,8 @@ def run_jobs(jobs: Sequence[Job], command: Callable[[Job], Sequence[str]], at_on
     finally:
         for _, child in running.values():
             child.terminate()
+        for _, child in running.values():
+            child.wait()
 
 
 def _is_ready(job, waiting, running):
