@@ -85,7 +85,8 @@ def test_transcribe_streams_what_evaluation_heard(undisturbed, tmp_path):
     for record in open_records(str(work_dir / "records" / "test")).read(0, 12):
         files.append(str(tmp_path / f"{record.id}.flac"))
         soundfile.write(files[-1], record.samples, 16_000)
-    command = [sys.executable, "-m", "tf_rnnt_kd.transcribe", f"--model={work_dir / _EXPORTED}", "--chunk_ms=170", *files]
+    options = [f"--model={work_dir / _EXPORTED}", "--chunk_ms=170"]
+    command = [sys.executable, "-m", "tf_rnnt_kd.transcribe", *options, *files]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     heard = dict(line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in printed.splitlines())
     assert [heard[path].strip() for path in files] == [expected[pathlib.Path(path).stem] for path in files]

@@ -31,8 +31,8 @@ def _sing(text, seed, i, noise):
         if letter == " ":
             pieces.append(np.zeros(_PAUSE))
             continue
-        time = np.arange(_LETTER) / 16_000
-        pieces.append(0.3 * np.sin(2 * np.pi * _FREQUENCIES[letter] * rng.uniform(0.95, 1.05) * time) * np.hanning(_LETTER))
+        phase = 2 * np.pi * _FREQUENCIES[letter] * rng.uniform(0.95, 1.05) * np.arange(_LETTER) / 16_000
+        pieces.append(0.3 * np.sin(phase) * np.hanning(_LETTER))
     samples = np.concatenate([*pieces, np.zeros(_PAUSE)])
     samples = samples + noise * rng.standard_normal(len(samples))
     return np.clip(samples * 32767, -32768, 32767).astype(np.int16)

@@ -33,7 +33,7 @@ def test_every_generation_has_its_model_steps_batches_and_loss(quickstart):
 
 def test_stored_targets_are_sized_by_the_hour(quickstart):
     # (25 frames + 4 labels) a second of 96 floats of 4 bytes, and the audio: 3600 * (29 * 384 + 32000) bytes.
-    assert quickstart.count("digits-unlabelled-factored (factored, float32): 155 MB an hour of audio") == 2
+    assert quickstart.count("digits-unlabelled-factored (factored, float32): 155 MB an hour") == 2
 
 
 def test_the_same_plan_gives_the_same_words(quickstart):

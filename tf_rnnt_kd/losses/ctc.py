@@ -16,7 +16,7 @@ def ctc_loss(
 ) -> tf.Tensor:
     """`-log P(labels | logits)` of connectionist temporal classification, 0 where no alignment exists.
 
-    CTC needs one frame a label and one more between equal labels; an utterance with fewer has neither loss nor gradient,
+    CTC needs one frame a label and one more between equal labels; an utterance with fewer has no loss and no gradient,
     where TensorFlow's operations give infinity or an error.
 
     Args:

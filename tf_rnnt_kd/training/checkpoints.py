@@ -68,7 +68,7 @@ class TrainingCheckpoint:
         for path in reversed(paths):
             try:
                 self._checkpoint.restore(path).assert_consumed()
-            except (tf.errors.OpError, AssertionError):
+            except (tf.errors.OpError, AssertionError, IndexError, RuntimeError):  # the reader raises all of them
                 say(f"  {path} is damaged and left aside")
                 continue
             return int(self.step.numpy())
