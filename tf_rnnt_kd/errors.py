@@ -10,6 +10,9 @@ from absl import app, flags, logging
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the Python traceback of an error.")
 
+# A full disk, a closed one, and a path of an option that is a file where a folder should be.
+_EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
 
 class UserError(Exception):
     """Something the person at the keyboard can mend.
@@ -39,7 +42,7 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _EXPECTED:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         _fail(f"{os.strerror(error.errno)}{where}: make room or grant access, then start the same command again")

@@ -22,8 +22,9 @@ def main(argv):
     del argv
     from tf_rnnt_kd import config
     from tf_rnnt_kd.nst import jobs, outline, run
-    from tf_rnnt_kd.training.strategy import make_strategy
+    from tf_rnnt_kd.training.strategy import check_name, make_strategy
 
+    check_name(_STRATEGY.value)
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
     if _DRY_RUN.value:
         print(outline.describe(plan))

@@ -1,9 +1,10 @@
 """The training loop: from a factory for a model to a trained model, through any number of restarts."""
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import keras
@@ -152,7 +153,7 @@ class _Run:
             lambda batch: self.step(self.strategy, batch), input_signature=[batches.element_spec], autograph=False
         )
         recent = []
-        with Progress(f"train {self.name}", self.training.steps, "steps", first) as progress:
+        with Progress(f"train {self.name}", self.training.steps, "steps", first) as progress, _named_shards(self.sets):
             for step, batch in zip(range(first + 1, self.training.steps + 1), batches, strict=False):
                 recent.append(step_function(batch))
                 if step % self.training.report_every == 0 or step == self.training.steps:
@@ -213,6 +214,17 @@ class _Run:
             self.summaries.write_text(step, "hypotheses", examples)
             shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
             say(f"  {self.name}: step {step}: {shown}")
+
+
+@contextlib.contextmanager
+def _named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
+    """TensorFlow says that some record is corrupt, not which file it is in: that is looked up when it happens."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.NotFoundError):
+        for records in sets:
+            records.verify()
+        raise
 
 
 def _teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJoint | None:

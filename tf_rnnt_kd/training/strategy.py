@@ -7,6 +7,12 @@ from tf_rnnt_kd.errors import UserError
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "one_device")
 
 
+def check_name(name: str) -> None:
+    """Raises UserError where `name` is no strategy: known before anything is prepared."""
+    if name not in STRATEGIES:
+        raise UserError(f"unknown strategy {name!r}: --strategy is one of {', '.join(STRATEGIES)}")
+
+
 def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.Strategy:
     """Builds the `tf.distribute` strategy that a flag names.
 
@@ -19,8 +25,7 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.S
     Raises:
       UserError: for an unknown name, or a TPU that can't be reached.
     """
-    if name not in STRATEGIES:
-        raise UserError(f"unknown strategy {name!r}: --strategy is one of {', '.join(STRATEGIES)}")
+    check_name(name)
     if name == "auto":
         name = "tpu" if tpu else "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
     return _BUILDERS[name](tpu)
