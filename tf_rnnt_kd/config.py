@@ -7,11 +7,10 @@ a misspelt macro in silence, so macros that are defined but never used are refus
 import contextlib
 import difflib
 import importlib.util  # noqa: F401  gin.resource_reader uses it without importing it
-import io
-import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from tokenize import TokenError
 
 import gin
 
@@ -19,7 +18,6 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.nst.plan import Plan
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_MACRO = re.compile(r"^\s*([A-Za-z_]\w*)\s*=(?!=)", re.MULTILINE)
 
 
 def load_plan(path: str, params: Sequence[str] = ()) -> tuple[Plan, str]:
@@ -36,19 +34,40 @@ def load_plan(path: str, params: Sequence[str] = ()) -> tuple[Plan, str]:
       UserError: for a missing file, a misspelt macro or parameter, or a value the plan refuses.
     """
     gin.clear_config()
-    gin.add_config_file_search_path(_ROOT)
     for param in params:
-        if not re.match(r"^[\w./]+\s*=", param):
+        if not re.match(r"^[\w./]+\s*=\s*\S", param):
             raise UserError(f"--param {param!r} is not of the form NAME=value")
-    try:
-        with _quiet_search():
-            gin.parse_config_files_and_bindings([_find(path)], list(params), print_includes_and_imports=False)
-        _check_macros(params)
+    found = _find(path)
+    with _one_line(path), _found_from_the_project():
+        gin.parse_config_file(found, print_includes_and_imports=False)
+    for param in params:
+        with _one_line(f"--param {param!r} (a text needs quotes of its own)"):
+            gin.parse_config(param)
+    _check_macros(params)
+    with _one_line(path):
+        gin.finalize()
         return gin.get_configurable(Plan)(), gin.config_str()
+
+
+@contextlib.contextmanager
+def _one_line(where: str) -> Iterator[None]:
+    """Turns what gin and the bound classes raise into one line that begins with `where`."""
+    try:
+        yield
     except UserError:
         raise
-    except (ValueError, TypeError, AttributeError, SyntaxError, OSError, RuntimeError, ImportError) as error:
-        raise UserError(f"{path}: {_first_line(error)}") from error
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+        OSError,
+        RuntimeError,
+        ImportError,
+        TokenError,
+    ) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{where}: {lines[0] if lines else type(error).__name__}") from error
 
 
 def _find(path: str) -> str:
@@ -64,15 +83,10 @@ def _find(path: str) -> str:
 
 def _check_macros(params):
     """Each macro that a file or a parameter defines must be read by some binding."""
-    defined = {
-        name for (scope, selector), _ in gin.config._CONFIG.items() if selector == "gin.macro" for name in [scope]
-    }
+    defined = {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
     given = {param.split("=")[0].strip() for param in params}
-    used = set()
-    for (_, selector), bindings in gin.config._CONFIG.items():
-        for value in bindings.values():
-            used.update(reference.scoped_selector.rsplit("/", 1)[0] for reference in _macros_in(value))
-        del selector
+    values = [value for bindings in gin.config._CONFIG.values() for value in bindings.values()]
+    used = {macro.scoped_selector.rsplit("/", 1)[0] for value in values for macro in _macros_in(value)}
     for name in sorted(defined - used):
         near = difflib.get_close_matches(name, sorted(used - {name}), 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(used)) or 'none'}"
@@ -91,18 +105,19 @@ def _macros_in(value):
 
 
 @contextlib.contextmanager
-def _quiet_search():
-    """Gin logs an error for every search path that lacks a file, also when a later one has it."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _found_from_the_project() -> Iterator[None]:
+    """Includes are relative to the project, from whichever folder a job is started.
+
+    Gin's own search tries the working folder first, takes folders on Python's path for packages, and logs an error for
+    every place that lacks the file.
+    """
+    readers = gin.config._FILE_READERS
+    gin.config._FILE_READERS = [(lambda path: open(os.path.join(_ROOT, path), encoding="utf-8"), _exists)]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        gin.config._FILE_READERS = readers
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _exists(path: str) -> bool:
+    return os.path.isfile(os.path.join(_ROOT, path))

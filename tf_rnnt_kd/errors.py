@@ -18,8 +18,13 @@ class UserError(Exception):
     """Something the person at the keyboard can mend.
 
     The message is one line and names what is wrong, where (file, option, utterance) and what to do.
-    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost.
+    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost. `message` is the line as it
+    was raised: a configuration library may add to what `str` gives.
     """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -40,7 +45,7 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         _load_tensorflow_quietly()
         main(argv)
     except UserError as error:
-        _fail(str(error))
+        _fail(error.message)
     except OSError as error:
         if error.errno not in _EXPECTED:
             raise
