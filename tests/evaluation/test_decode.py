@@ -67,12 +67,3 @@ def test_audio_shorter_than_a_frame_has_an_empty_hypothesis(model, records):
 
 def test_empty_record_set_gives_nothing(model):
     assert list(decode.evaluate_records(model, Letters(), Records([]))) == []
-
-
-def test_batches_hold_similar_lengths_and_every_utterance_once(records, monkeypatch):
-    monkeypatch.setattr(decode, "_SAMPLES_PER_BATCH", 2 * 16_000)
-    batches = list(decode._batches_of_similar_length(records))
-    assert sorted(position for batch in batches for position in batch) == list(range(len(records)))
-    lengths = [len(records[position].samples) for batch in batches for position in batch]
-    assert lengths == sorted(lengths, reverse=True)
-    assert all(len(batch) * len(records[batch[0]].samples) <= 2 * 16_000 for batch in batches)

@@ -114,15 +114,6 @@ def test_the_order_of_records_does_not_depend_on_how_they_are_batched(
         np.testing.assert_allclose(ours.encoded, theirs.encoded, atol=1e-4)
 
 
-def test_batches_fit_the_memory_they_are_given(monkeypatch):
-    monkeypatch.setattr(labelling, "_BATCH_SAMPLES", 100)
-    lengths = [10, 20, 30, 40, 50, 60, 500]
-    batches = list(labelling._split(range(7), lengths))
-    assert [i for batch in batches for i in batch] == list(range(7))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 100 for b in batches)
-    assert list(labelling._split([], [])) == []
-
-
 def test_a_restart_redoes_only_what_is_missing(
     toy_teacher, toy_tokenizer, toy_records, work_dir, in_small_shards, labelled_ids
 ):

@@ -8,21 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.data.records import open_records
-from tf_rnnt_kd.data.schema import Record
-from tf_rnnt_kd.decoding.greedy import greedy_search
 from tf_rnnt_kd.decoding.hypotheses import Hypotheses
+from tf_rnnt_kd.decoding.offline import pad_audio, recognize, similar_lengths
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
-from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
 from tf_rnnt_kd.models.saving import load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 _SAMPLES_PER_BATCH = 16_000 * 240  # 4 minutes of padded audio
 _UTTERANCES_SORTED = 1024  # as many lie in memory, so that batches can be of similar length
-_LEAST_SAMPLES = (
-    FRAME_LENGTH + 3 * FRAME_STEP
-)  # one encoder frame; shorter audio is padded to it and has no valid frame
 
 Decoder = Callable[[np.ndarray, np.ndarray], Hypotheses]
 
@@ -35,17 +30,7 @@ def make_decoder(model: Transducer) -> Decoder:
     """
 
     def decode(samples: tf.Tensor, num_samples: tf.Tensor) -> Hypotheses:
-        features = log_mel(samples)  # [B, N, F]
-        features = features[:, : tf.shape(features)[1] // 4 * 4]  # [B, 4T, F]
-        encoded, num_frames = model.encode(features, num_log_mel_frames(num_samples))
-        return greedy_search(
-            encoded,
-            num_frames,
-            join=model.join,
-            initial_prediction=model.initial_prediction,
-            step_prediction=model.step_prediction,
-            blank_id=model.blank_id,
-        )
+        return recognize(model, samples, num_samples).hypotheses
 
     signature = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)]
     return tf.function(decode, input_signature=signature, autograph=False)
@@ -69,31 +54,12 @@ def evaluate_records(
     remaining = iter(records.read())
     while window := list(itertools.islice(remaining, _UTTERANCES_SORTED)):
         transcriptions = {}
-        for batch in _batches_of_similar_length(window):
-            hypotheses = decode(*_pad([window[position].samples for position in batch]))
+        for batch in similar_lengths([len(record.samples) for record in window], _SAMPLES_PER_BATCH):
+            hypotheses = decode(*pad_audio([window[position].samples for position in batch]))
             for position, labels, score in zip(batch, *_unpack(hypotheses), strict=True):
                 record = window[position]
                 transcriptions[position] = Transcription(record.id, record.text, tokenizer.decode(labels), score)
         yield from (transcriptions[position] for position in range(len(window)))
-
-
-def _batches_of_similar_length(records: Sequence[Record]) -> Iterator[list[int]]:
-    """Positions of the records, longest batch first: what needs the most memory fails at once or never."""
-    batch: list[int] = []
-    for position in sorted(range(len(records)), key=lambda i: -len(records[i].samples)):
-        if batch and (len(batch) + 1) * len(records[batch[0]].samples) > _SAMPLES_PER_BATCH:
-            yield batch
-            batch = []
-        batch.append(position)
-    yield batch
-
-
-def _pad(samples: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    num_samples = np.array([len(row) for row in samples], np.int32)
-    padded = np.zeros([len(samples), max(num_samples.max(), _LEAST_SAMPLES)], np.float32)
-    for row, values in zip(padded, samples, strict=True):
-        row[: len(values)] = values / 32768.0
-    return padded, num_samples
 
 
 def _unpack(hypotheses: Hypotheses) -> tuple[list[list[int]], list[float]]:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from tf_rnnt_kd.data.records import RecordSet, open_records, write_records
 from tf_rnnt_kd.data.schema import TEACHER_HYPOTHESIS, Record, TargetsSpec
+from tf_rnnt_kd.decoding.offline import similar_lengths
 from tf_rnnt_kd.labelling.hard import make_labeller
 from tf_rnnt_kd.labelling.soft import codec_error, joint_arrays, make_spec, teacher_fields
 from tf_rnnt_kd.models.saving import load_model, read_description
@@ -103,9 +102,8 @@ def label_folder(checkpoint: str, source: str, folder: str, *, codec: str | None
 
 def _label(records, model, tokenizer, spec, label):
     """The records with labels, in their order; batches are of similar length."""
-    order = np.argsort([len(record.samples) for record in records], kind="stable")
     done = [None] * len(records)
-    for batch in _split(order, [len(record.samples) for record in records]):
+    for batch in similar_lengths([len(record.samples) for record in records], _BATCH_SAMPLES):
         result = label([records[i].samples for i in batch])
         for row, i in enumerate(batch):
             labels = result.labels[row, : result.num_labels[row]]
@@ -120,18 +118,6 @@ def _label(records, model, tokenizer, spec, label):
                 **(teacher_fields(model, spec, encoded, predicted) if spec else {}),
             )
     return done
-
-
-def _split(order, num_samples):
-    """Runs of `order` (ascending lengths) that fit the batch when padded to their longest."""
-    batch = []
-    for i in order:
-        if batch and (len(batch) + 1) * num_samples[i] > _BATCH_SAMPLES:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _measure(model: Transducer, spec: TargetsSpec, label, source: RecordSet) -> float:

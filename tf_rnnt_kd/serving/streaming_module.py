@@ -8,13 +8,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_rnnt_kd.decoding.greedy import greedy_search
+from tf_rnnt_kd.decoding.offline import recognize
 from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
-
-_LEAST_SAMPLES = FRAME_LENGTH + (REDUCTION - 1) * FRAME_STEP  # what one encoder frame needs
 
 State = dict[str, tf.Tensor]
 
@@ -102,18 +100,7 @@ class StreamingModule(OfflineModule):
 
 
 def _transcribe(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
-    missing = tf.maximum(_LEAST_SAMPLES - tf.shape(samples)[1], 0)
-    features = log_mel(tf.pad(samples, [[0, 0], [0, missing]]))  # [B, N, F]
-    features = features[:, : tf.shape(features)[1] // REDUCTION * REDUCTION]  # [B, 4T, F]
-    encoded, num_frames = model.encode(features, num_log_mel_frames(num_samples))
-    hypotheses = greedy_search(
-        encoded,
-        num_frames,
-        join=model.join,
-        initial_prediction=model.initial_prediction,
-        step_prediction=model.step_prediction,
-        blank_id=model.blank_id,
-    )
+    hypotheses = recognize(model, samples, num_samples).hypotheses
     return tf.strings.strip(_spell(pieces, hypotheses.labels))
 
 
