@@ -13,5 +13,5 @@ timed "layers (lint-imports)" "$python" -c "from importlinter import cli; cli.li
 if [ $# -gt 0 ]; then
   exec "$python" -m pytest "$@"
 fi
-echo "tests (pytest)"
-exec "$python" -m pytest --cov --cov-report=term
+echo "tests (pytest, two processes)"
+exec "$python" -m pytest -n 2 --dist loadfile --cov --cov-report=term
