@@ -362,3 +362,19 @@ def test_one_teacher_may_have_labelled_several_sets(sets, work_dir):
     schedule = plan([], [sets["factored"], same], fraction=0.0, num_steps=9, buckets=SMALL)
     batches = read([sets["factored"], same], schedule)
     assert all(np.all(batch.teacher.weight == 1.0) for batch in batches)
+
+
+def test_nothing_is_masked_before_the_first_step_of_augmentation(toy_records):
+    schedule = make_schedule([toy_records], [], BUCKETS, num_steps=4, labelled_fraction=0.0, seed=0)
+
+    def features(**settings):
+        batches = read_batches(
+            [toy_records], schedule, first_step=0, augmentation=Augmentation(**settings), seed=0, with_teacher=False
+        )
+        return [batch.features.numpy() for batch in batches]
+
+    plain = features(num_frequency_masks=0, num_time_masks=0)
+    always, late = features(), features(first_step=2)
+    for step in range(4):
+        np.testing.assert_array_equal(late[step], plain[step] if step < 2 else always[step])
+        assert np.any(always[step] != plain[step])

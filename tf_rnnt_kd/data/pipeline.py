@@ -52,8 +52,13 @@ class Buckets:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """SpecAugment settings of the student's input (see `spec_augment`); zero masks switch it off."""
+    """SpecAugment settings of the student's input (see `spec_augment`); zero masks switch it off.
 
+    Before `first_step` nothing is masked: on varied speech a small model may never leave the plateau on which it models the
+    text alone if masks hide the speech from the start.
+    """
+
+    first_step: int = 0
     num_frequency_masks: int = 2
     max_frequency_bins: int = 27
     num_time_masks: int = 10
@@ -321,6 +326,9 @@ def _to_batch(fields, augmentation, seed):
     samples = tf.cast(fields["samples"], tf.float32) / 32768.0  # [B, S]
     num_features = num_log_mel_frames(fields["num_samples"])
     features = zero_padding(log_mel(samples), num_features)  # [B, 4T, F]
-    features = spec_augment(features, num_features, seed=seed, **dataclasses.asdict(augmentation))
+    masks = dataclasses.asdict(augmentation)
+    first_step = masks.pop("first_step")
+    masked = spec_augment(features, num_features, seed=seed, **masks)
+    features = tf.where(seed[1] >= first_step, masked, features)
     teacher = TeacherTargets(fields["encoded"], fields["predicted"], fields["logits"], fields["weight"])
     return Batch(features, num_features, fields["labels"], fields["num_labels"], teacher, fields["source"])
