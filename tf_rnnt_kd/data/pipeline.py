@@ -54,8 +54,8 @@ class Buckets:
 class Augmentation:
     """SpecAugment settings of the student's input (see `spec_augment`); zero masks switch it off.
 
-    Before `first_step` nothing is masked: on varied speech a small model may never leave the plateau on which it models the
-    text alone if masks hide the speech from the start.
+    Before `first_step` nothing is masked: on varied speech a small model may never leave the plateau where it models
+    the text alone if masks hide the speech from the start.
     """
 
     first_step: int = 0
