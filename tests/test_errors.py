@@ -7,11 +7,16 @@ from absl import flags
 from tf_rnnt_kd.errors import UserError, run_command
 
 
+@pytest.fixture(autouse=True)
+def no_required_flags(monkeypatch):
+    """Flags are global: those that a command requires must not count because some test imported that command."""
+    for name in flags.FLAGS:
+        monkeypatch.setattr(flags.FLAGS[name], "validators", [])
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a main function as a command: (main, *arguments) -> exit code, stdout, stderr."""
-    for name in flags.FLAGS:  # flags are global: those that commands require must not count where a test imported one
-        monkeypatch.setattr(flags.FLAGS[name], "validators", [])
 
     def call(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["command", *arguments])
