@@ -70,9 +70,9 @@ def test_killed_three_times_it_ends_the_same(undisturbed, tmp_path):
 
 
 def test_another_configuration_is_refused_by_name(undisturbed):
-    refused = _run(undisturbed[0], "--param=STEPS=61")
+    refused = _run(undisturbed[0], "--param=STEPS=121")
     assert refused.returncode == 2
-    assert "begun with another configuration ('STEPS = 60' there, 'STEPS = 61' now)" in refused.stderr
+    assert "begun with another configuration ('STEPS = 120' there, 'STEPS = 121' now)" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE
@@ -84,10 +85,14 @@ class Recognizer:
         metadata = _read_metadata(folder)
         if metadata.get("format") != _FORMAT:
             raise UserError(f"no exported model in {folder!r} that this version reads: export the checkpoint first")
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # TensorFlow warns that gradients are missing, which no caller wants
         try:
             self._loaded = tf.saved_model.load(folder)
         except (OSError, tf.errors.OpError, ValueError) as error:
             raise UserError(f"the export in {folder!r} is damaged ({error}): delete it and export again") from error
+        finally:
+            logging.set_verbosity(verbosity)
         self._signatures = self._loaded.signatures
         self.sample_rate: int = metadata["sample_rate"]
         self.streaming: bool = metadata["streaming"]
