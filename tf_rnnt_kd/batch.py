@@ -29,7 +29,7 @@ class Batch(NamedTuple):
       num_features: [B] int32.
       labels: [B, U] int32, blank-free.
       num_labels: [B] int32.
-      teacher: `TeacherTargets`, or None when no loss asks for a teacher.
+      teacher: `TeacherTargets`; its fields are empty and its weights 0 when no loss asks for a teacher.
       source: [B] int32, 0 for labelled and 1 for pseudo-labelled utterances.
     """
 
@@ -37,5 +37,5 @@ class Batch(NamedTuple):
     num_features: tf.Tensor
     labels: tf.Tensor
     num_labels: tf.Tensor
-    teacher: TeacherTargets | None
+    teacher: TeacherTargets
     source: tf.Tensor

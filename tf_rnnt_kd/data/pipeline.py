@@ -96,7 +96,7 @@ def make_schedule(
     """Plans `num_steps` batches.
 
     Each set is shuffled anew in every epoch. Pseudo-labelled speech, when there is any, sets the order; every batch is
-    completed with labelled utterances of its bucket: `labelled_fraction` of its rows, exact to a row over any stretch.
+    completed with labelled utterances of its bucket: `labelled_fraction` of its rows, exact to a row in each bucket.
 
     Raises:
       UserError: if no utterance fits a bucket, or the share leaves no room for pseudo-labelled speech.
