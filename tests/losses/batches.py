@@ -58,11 +58,15 @@ def lattice_batch(seed: int, *, batch=3, frames=4, labels=4, vocabulary=5, blank
 
 
 def joint_batch(
-    seed: int, *, batch=3, frames=7, labels=4, width=5, teacher_width=6, vocabulary=6, blank_id=0
+    seed: int, *, batch=3, frames=7, labels=4, width=5, teacher_width=6, vocabulary=6, blank_id=0, lengths=None
 ) -> JointBatch:
-    """The same for joint inputs."""
+    """The same for joint inputs; `lengths` are (frames, labels) of each utterance if not random."""
     random = np.random.default_rng(seed)
-    num_frames, num_labels = _lengths(random, batch, frames, labels)
+    if lengths is None:
+        num_frames, num_labels = _lengths(random, batch, frames, labels)
+    else:
+        num_frames, num_labels = (np.array(values, np.int32) for values in lengths)
+        batch = len(num_frames)
     models = []
     for size in (width, teacher_width):
         shapes = ((batch, frames, size), (batch, labels + 1, size), (size, vocabulary), (vocabulary,))

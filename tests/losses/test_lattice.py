@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.oracles import alignments
+from tests.oracles.joint import finite_differences
 from tf_rnnt_kd.losses import lattice
 
 SHAPES = [(1, 0), (1, 1), (1, 3), (3, 0), (2, 2), (4, 2), (2, 4), (4, 4)]
@@ -53,18 +54,117 @@ def test_every_frame_ends_with_one_blank_and_every_label_leaves_once():
     np.testing.assert_allclose(tf.reduce_sum(label, axis=1), np.ones((1, 5)), atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize(("frames", "labels"), SHAPES)
-def test_node_scores_meet_at_every_node(frames, labels):
+def test_occupancies_equal_enumeration_and_are_the_sum_of_the_arcs(frames, labels, padding):
     arcs = random_arcs(frames, labels)
-    log_alpha, log_beta = (scores[0].numpy() for scores in lattice.node_scores(*tensors(*arcs, 1)))
-    blank, label = alignments.arc_posteriors(*arcs)
-    occupancy = blank + np.pad(label, [(0, 0), (0, 1)])
-    total = alignments.log_likelihood(*arcs)
-    assert log_alpha[0, 0] == pytest.approx(0.0, abs=1e-5)
-    assert log_beta[0, 0] == pytest.approx(total, abs=1e-4)
-    found = np.exp(log_alpha + log_beta - total)
-    np.testing.assert_allclose(found[:frames, : labels + 1], occupancy, atol=1e-4)
-    assert np.all(log_alpha[frames:] == -np.inf) and np.all(log_beta[:, labels + 1 :] == -np.inf)
+    forward = lattice.sum_alignments(*tensors(*arcs, padding))
+    node, blank, label = lattice.occupancies(forward)
+    pad = [(0, padding), (0, padding)]
+    np.testing.assert_allclose(node[0], np.pad(alignments.occupancies(*arcs), pad), atol=1e-5)
+    np.testing.assert_array_equal(node, blank + np.pad(label, [(0, 0), (0, 0), (0, 1)]))
+    for found, wanted in zip((blank, label), lattice.arc_posteriors(forward), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def cost_and_gradients(arcs, costs, padding=0):
+    """`expected_cost` of one lattice and its gradients by the four tensors; padding is NaN."""
+    values = [*tensors(*arcs, padding)[:2], *tensors(*costs, padding)[:2]]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        mean = lattice.expected_cost(*values, *tensors(*arcs, padding)[2:])
+    return mean, tape.gradient(mean, values)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize(("frames", "labels"), SHAPES)
+def test_expected_cost_equals_enumeration_whatever_the_padding(frames, labels, padding):
+    arcs, costs = random_arcs(frames, labels), random_arcs(frames, labels, seed=1)
+    mean, gradients = cost_and_gradients(arcs, costs, padding)
+    np.testing.assert_allclose(mean, [alignments.expected_cost(*arcs, *costs)], rtol=1e-4, atol=1e-4)
+    for values in gradients:
+        assert np.all(np.isfinite(values))
+        assert not np.any(values[0, frames:])
+    posteriors = alignments.arc_posteriors(*arcs)
+    for found, wanted in zip(gradients[2:], posteriors, strict=True):
+        np.testing.assert_allclose(found[0], np.pad(wanted, [(0, padding), (0, padding)]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("frames", "labels"), [(3, 0), (1, 3), (3, 2), (2, 4)])
+def test_gradient_of_expected_cost_equals_finite_differences(frames, labels):
+    arcs, costs = random_arcs(frames, labels), random_arcs(frames, labels, seed=1)
+    numeric = finite_differences(alignments.expected_cost, [*arcs, *costs])
+    for found, wanted in zip(cost_and_gradients(arcs, costs, padding=1)[1], numeric, strict=True):
+        inside = found[0].numpy()[tuple(map(slice, wanted.shape))]
+        np.testing.assert_allclose(inside, wanted, atol=1e-4)
+        assert np.count_nonzero(found) == np.count_nonzero(inside)
+
+
+def test_expected_cost_of_a_batch_weighs_utterances_by_what_comes_from_above():
+    arcs, costs = random_arcs(4, 2), random_arcs(4, 2, seed=1)
+    values = [tf.repeat(x, 3, axis=0) for x in (*tensors(*arcs, 1)[:2], *tensors(*costs, 1)[:2])]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        mean = lattice.expected_cost(*values, tf.constant([4, 4, 4]), tf.constant([2, 2, 2]))
+        total = tf.reduce_sum(mean * [1.0, -2.0, 0.0])
+    np.testing.assert_allclose(mean, [alignments.expected_cost(*arcs, *costs)] * 3, rtol=1e-4)
+    for found, alone in zip(tape.gradient(total, values), cost_and_gradients(arcs, costs, 1)[1], strict=True):
+        np.testing.assert_allclose(found, tf.concat([alone, -2.0 * alone, 0.0 * alone], axis=0), atol=1e-5)
+
+
+def test_the_mean_cost_of_a_lattice_without_alignment_is_zero():
+    arcs, costs = random_arcs(3, 2), random_arcs(3, 2, seed=1)
+    arcs[1][:, 1] = -np.inf
+    mean, gradients = cost_and_gradients(arcs, costs, padding=1)
+    assert mean.numpy().tolist() == [0.0]
+    for values in gradients:
+        assert not np.any(values)
+
+
+@pytest.mark.parametrize("cost", [np.inf, -np.inf, np.nan])
+def test_the_cost_of_an_arc_that_nobody_can_take_does_not_count(cost):
+    arcs, costs = random_arcs(3, 2), random_arcs(3, 2, seed=1)
+    arcs[1][1, 0] = -np.inf
+    wanted = alignments.expected_cost(*arcs, *costs)
+    costs[1][1, 0] = cost
+    mean, gradients = cost_and_gradients(arcs, costs, padding=1)
+    np.testing.assert_allclose(mean, [wanted], rtol=1e-4)
+    for values in gradients:
+        assert np.all(np.isfinite(values))
+
+
+def test_an_infinite_cost_that_alignments_pay_makes_the_mean_infinite():
+    arcs, costs = random_arcs(3, 2), random_arcs(3, 2, seed=1)
+    costs[0][1, 1] = np.inf
+    assert cost_and_gradients(arcs, costs)[0].numpy().tolist() == [np.inf]
+
+
+def test_infinite_costs_off_the_lattice_are_harmless():
+    arcs, costs = random_arcs(3, 2), random_arcs(3, 2, seed=1)
+    wanted = alignments.expected_cost(*arcs, *costs)
+    costs[0][2, 0] = np.inf  # leaves the last frame before the last label
+    mean, gradients = cost_and_gradients(arcs, costs)
+    np.testing.assert_allclose(mean, [wanted], rtol=1e-4)
+    for values in gradients:
+        assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_expected_cost_is_the_same_in_graph_and_xla(compiled):
+    arcs, costs = random_arcs(4, 3), random_arcs(4, 3, seed=1)
+
+    def step(*values):
+        with tf.GradientTape() as tape:
+            tape.watch(values[:4])
+            mean = lattice.expected_cost(*values)
+        return mean, tape.gradient(mean, values[:4])
+
+    values = [*tensors(*arcs, 1)[:2], *tensors(*costs, 1)[:2], *tensors(*arcs)[2:]]
+    unknown = [*[tf.TensorSpec([None, None, None])] * 4, *[tf.TensorSpec([None], tf.int32)] * 2]
+    signature = None if compiled else unknown
+    found = tf.function(step, input_signature=signature, jit_compile=compiled)(*values)
+    for ours, wanted in zip(tf.nest.flatten(found), tf.nest.flatten(step(*values)), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -49,6 +49,80 @@ def arc_posteriors(log_blank: np.ndarray, log_label: np.ndarray) -> tuple[np.nda
     return posteriors["blank"], posteriors["label"]
 
 
+def occupancies(log_blank: np.ndarray, log_label: np.ndarray) -> np.ndarray:
+    """The share of the alignments, by weight, that visit each node [T, U+1]."""
+    blank, label = arc_posteriors(log_blank, log_label)
+    return blank + np.pad(label, [(0, 0), (0, 1)])
+
+
+def expected_cost(
+    log_blank: np.ndarray, log_label: np.ndarray, blank_cost: np.ndarray, label_cost: np.ndarray
+) -> float:
+    """The mean over the alignments, by weight, of the costs of their arcs; 0 if no alignment has a weight."""
+    paths, scores = path_scores(log_blank, log_label)
+    if np.max(scores) == -np.inf:
+        return 0.0
+    costs = {"blank": blank_cost, "label": label_cost}
+    shares = np.exp(scores - np.logaddexp.reduce(scores))
+    return float(
+        sum(
+            share * sum(costs[kind][t, u] for kind, t, u in path)
+            for path, share in zip(paths, shares, strict=True)
+            if share > 0
+        )
+    )
+
+
+def path_probabilities(log_blank: np.ndarray, log_label: np.ndarray) -> np.ndarray:
+    """The weight of each alignment divided by the sum of all."""
+    scores = path_scores(log_blank, log_label)[1]
+    return np.exp(scores - np.logaddexp.reduce(scores))
+
+
+def alignment_entropy(log_blank: np.ndarray, log_label: np.ndarray) -> float:
+    """`-sum p log p` over the alignments."""
+    return float(-sum(p * np.log(p) for p in path_probabilities(log_blank, log_label) if p > 0))
+
+
+def sequence_kl(teacher: tuple[np.ndarray, np.ndarray], student: tuple[np.ndarray, np.ndarray]) -> float:
+    """`sum p log(p / q)` over the alignments; arcs are (log_blank, log_label)."""
+    pairs = zip(path_probabilities(*teacher), path_probabilities(*student), strict=True)
+    return float(sum(p * np.log(p / q) if q > 0 else np.inf for p, q in pairs if p > 0))
+
+
+def full_sum_distance(teacher: tuple[np.ndarray, np.ndarray], student: tuple[np.ndarray, np.ndarray]) -> float:
+    """`|log P_teacher - log P_student|`."""
+    return abs(log_likelihood(*teacher) - log_likelihood(*student))
+
+
+def best_path_nodes(log_blank: np.ndarray, log_label: np.ndarray) -> np.ndarray:
+    """1 on the nodes [T, U+1] that the heaviest alignment visits, else 0."""
+    paths, scores = path_scores(log_blank, log_label)
+    nodes = np.zeros(np.shape(log_blank))
+    for _, t, u in paths[int(np.argmax(scores))]:
+        nodes[t, u] = 1.0
+    return nodes
+
+
+def band_starts(occupancy: np.ndarray, columns: int) -> list[int]:
+    """First column of the band in each frame; occupancy [T, U+1] of one utterance, without padding."""
+    frames, max_columns = occupancy.shape
+    last = max(max_columns - columns, 0)
+    starts = [int(np.argmax([occupancy[t, s : s + columns].sum() for s in range(last + 1)])) for t in range(frames)]
+    starts[-1] = last
+    for t in reversed(range(frames - 1)):
+        starts[t] = min(starts[t], starts[t + 1])
+    for t in reversed(range(frames - 1)):
+        starts[t] = max(starts[t], starts[t + 1] - (columns - 1))
+    return [min(start, (columns - 1) * t) for t, start in enumerate(starts)]
+
+
+def in_band(starts: list[int], columns: int, max_columns: int) -> np.ndarray:
+    """[T, U+1] bool."""
+    offset = np.arange(max_columns) - np.asarray(starts)[:, None]
+    return (offset >= 0) & (offset < columns)
+
+
 def best_path(log_blank: np.ndarray, log_label: np.ndarray) -> tuple[list[int], float]:
     """(frame of each label, score) of the heaviest alignment."""
     paths, scores = path_scores(log_blank, log_label)

@@ -7,8 +7,9 @@ import tensorflow as tf
 from tests import tiny
 from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule, read_batches
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses import JointInputs, joint_tile_losses
-from tf_rnnt_kd.training.objective import Objective, TeacherJoint
+from tf_rnnt_kd.training.objective import Band, Objective, TeacherJoint
 
 V, D, T, U = 6, 12, 10, 4
 
@@ -102,7 +103,15 @@ def test_rows_without_teacher_have_no_kl_whatever_their_targets_hold(student, te
 
 @pytest.mark.parametrize(
     "setting",
-    [{}, {"temperature": 2.0}, {"teacher_delay": 2}, {"kl": "collapsed"}, {"fastemit_lambda": 0.5}],
+    [
+        {},
+        {"temperature": 2.0},
+        {"teacher_delay": 2},
+        {"teacher_delay": (0, 3)},
+        {"kl": "collapsed"},
+        {"kl_mean": True},
+        {"fastemit_lambda": 0.5},
+    ],
     ids=str,
 )
 def test_settings_reach_the_losses(student, teacher_joint, setting):
@@ -114,6 +123,58 @@ def test_settings_reach_the_losses(student, teacher_joint, setting):
     sums = numbers(Objective(kl_weight=0.1, **setting)(student, batch, teacher_joint))
     assert sums["transducer"] == pytest.approx(float(tf.reduce_sum(expected[0])), rel=1e-5)
     assert sums["kl"] == pytest.approx(float(tf.reduce_sum(expected[1])), rel=1e-5)
+
+
+READINGS = ["collapsed", "teacher_occupancy", "student_occupancy", "best_path", "band", "sequence", "full_sum"]
+
+
+@pytest.mark.parametrize("kl", READINGS)
+def test_every_reading_of_the_teacher_trains(student, teacher_joint, kl):
+    sums, grads = gradient(Objective(kl_weight=1.0, transducer_weight=0.0, kl=kl), student, make_batch(), teacher_joint)
+    assert sums["kl"] > 0.0 and all(np.all(np.isfinite(g)) for g in grads) and any(np.any(g) for g in grads)
+
+
+def test_entropy_is_a_term_with_a_weight(student):
+    sums = numbers(Objective(entropy_weight=0.5)(student, make_batch(), None))
+    plain = numbers(Objective()(student, make_batch(), None))
+    assert sums["entropy"] > 0.0 and "entropy" not in plain
+    assert sums["total"] == pytest.approx(plain["total"] + 0.5 * sums["entropy"], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def banded_student():
+    return tiny.transducer(V, dropout=0.0, seed=3, has_additive_joint=True)
+
+
+def test_a_band_over_all_columns_is_the_whole_lattice_and_trains_the_additive_joint(banded_student, teacher_joint):
+    batch = make_batch()
+    whole, expected = gradient(Objective(kl_weight=0.1), banded_student, batch, teacher_joint)
+    objective = Objective(kl_weight=0.1, band=Band(columns=U + 1, additive_weight=0.7))
+    banded, found = gradient(objective, banded_student, batch, teacher_joint)
+    for name in ("transducer", "kl", "ctc"):
+        assert banded[name] == pytest.approx(whole[name], rel=1e-5)
+    assert banded["total"] == pytest.approx(whole["total"] + 0.7 * banded["additive"], rel=1e-6)
+    heads = [v.path.split("/")[-2] in ("acoustic_head", "linguistic_head") for v in banded_student.trainable_variables]
+    assert sum(heads) == 4
+    for head, ours, theirs in zip(heads, found, expected, strict=True):
+        assert not head or (np.any(ours) and not np.any(theirs))
+
+
+def test_a_narrow_band_is_cheaper_than_the_lattice_and_still_finite(banded_student, teacher_joint):
+    objective = Objective(kl_weight=0.1, band=Band(columns=2))
+    sums, grads = gradient(objective, banded_student, make_batch(), teacher_joint)
+    whole = numbers(Objective(kl_weight=0.1)(banded_student, make_batch(), teacher_joint))
+    assert whole["transducer"] < sums["transducer"] < np.inf and 0.0 < sums["kl"] < whole["kl"]
+    assert all(np.all(np.isfinite(g)) for g in grads)
+
+
+def test_what_a_band_cannot_do_is_refused_by_name(student, banded_student, teacher_joint):
+    with pytest.raises(UserError, match="has_additive_joint"):
+        Objective(band=Band())(student, make_batch(), None)
+    with pytest.raises(UserError, match="codec = 'factored'"):
+        Objective(kl_weight=1.0, band=Band())(banded_student, make_batch(), None)
+    with pytest.raises(UserError, match="entropy_weight"):
+        Objective(band=Band(), entropy_weight=0.1)
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 2.0}, {"teacher_delay": 2}, {"kl": "collapsed"}], ids=str)

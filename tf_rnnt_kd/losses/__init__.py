@@ -1,14 +1,27 @@
 """Losses: pure functions from tensors to [B], float32, in nats."""
 
+from tf_rnnt_kd.losses.alignments import Arcs, alignment_entropy, full_sum_distance, sequence_kl
 from tf_rnnt_kd.losses.distillation import collapsed_lattice_kl, lattice_kl
-from tf_rnnt_kd.losses.joint_tiles import JointInputs, joint_tile_losses
+from tf_rnnt_kd.losses.joint_losses import JointLosses, closest_delay, joint_losses, joint_tile_losses
+from tf_rnnt_kd.losses.joint_tiles import JointInputs
+from tf_rnnt_kd.losses.pruning import AdditiveJoint, BandLosses, band_losses
 from tf_rnnt_kd.losses.transducer import best_alignment, transducer_loss
 
 __all__ = [
+    "AdditiveJoint",
+    "Arcs",
+    "BandLosses",
     "JointInputs",
+    "JointLosses",
+    "alignment_entropy",
+    "band_losses",
     "best_alignment",
+    "closest_delay",
     "collapsed_lattice_kl",
+    "full_sum_distance",
+    "joint_losses",
     "joint_tile_losses",
     "lattice_kl",
+    "sequence_kl",
     "transducer_loss",
 ]

@@ -33,6 +33,7 @@ def ctc_loss(
     References:
       Graves et al. 2006, Connectionist temporal classification.
     """
+    labels = tf.pad(tf.cast(labels, tf.int32), [[0, 0], [0, 1]])  # room for the stand-in if no utterance has labels
     real = length_mask(num_labels, tf.shape(labels)[1])  # [B, U]
     repeats = (labels[:, 1:] == labels[:, :-1]) & real[:, 1:]
     possible = num_frames >= num_labels + tf.reduce_sum(tf.cast(repeats, tf.int32), axis=1)

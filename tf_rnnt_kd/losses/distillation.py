@@ -14,8 +14,8 @@ class NodeDivergence(NamedTuple):
     """A divergence of two distributions over the classes of a node, with gradient `P_student - target` by the logits.
 
     Attributes:
-      value: (teacher [B, T, U+1, V], student, log_norm of the student, upcoming [B, U+1], blank_id) to [B, T, U+1].
-      target: (teacher, student, upcoming, blank_id) to [B, T, U+1, V], what the student's softmax is drawn to.
+      value: (teacher [..., V], student [..., V], log_norm of the student [...], upcoming [...], blank_id) to [...].
+      target: (teacher, student, upcoming, blank_id) to [..., V], what the student's softmax is drawn to.
     """
 
     value: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
@@ -95,7 +95,7 @@ def _summed(
     blank_id: int,
     temperature: float,
 ) -> tf.Tensor:
-    upcoming = next_labels(labels, num_labels)  # [B, U+1]
+    upcoming = tf.broadcast_to(next_labels(labels, num_labels)[:, None], tf.shape(student_logits)[:3])  # [B, T, U+1]
     teacher = tf.stop_gradient(tf.cast(teacher_logits, tf.float32) / temperature)
 
     @tf.custom_gradient
@@ -136,32 +136,32 @@ def _collapsed_value(
     teacher: tf.Tensor, student: tf.Tensor, log_norm: tf.Tensor, upcoming: tf.Tensor, blank_id: int
 ) -> tf.Tensor:
     del log_norm  # that of the three classes differs from it by rounding, and would make KL(p || p) not quite 0
-    ours = _collapse(student, upcoming, blank_id)  # [B, T, U+1, 3]
+    ours = _collapse(student, upcoming, blank_id)  # [..., 3]
     return _kl(_collapse(teacher, upcoming, blank_id), ours, log_sum_exp(ours))
 
 
 def _collapsed_target(teacher: tf.Tensor, student: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
     # P_teacher(class of k) P_student(k | class of k)
-    classes = _collapse(teacher, upcoming, blank_id)  # [B, T, U+1, 3]
-    blank, label, rest = tf.split(softmax(classes, log_sum_exp(classes)), 3, axis=-1)  # [B, T, U+1, 1]
-    others = tf.where(_is_rest(student, upcoming, blank_id), student, float("-inf"))  # [B, T, U+1, V]
-    vocabulary = tf.shape(student)[3]
+    classes = _collapse(teacher, upcoming, blank_id)  # [..., 3]
+    blank, label, rest = tf.split(softmax(classes, log_sum_exp(classes)), 3, axis=-1)  # [..., 1]
+    others = tf.where(_is_rest(student, upcoming, blank_id), student, float("-inf"))  # [..., V]
+    vocabulary = tf.shape(student)[-1]
     result = rest * softmax(others, log_sum_exp(others)) + blank * tf.one_hot(blank_id, vocabulary)
-    return result + label * tf.one_hot(upcoming, vocabulary)[:, None]  # [B, T, U+1, V]
+    return result + label * tf.one_hot(upcoming, vocabulary)  # [..., V]
 
 
 def _collapse(logits: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
-    """Logits of blank, next label and rest: [B, T, U+1, 3]."""
-    index = tf.broadcast_to(tf.maximum(upcoming, 0)[:, None], tf.shape(logits)[:3])  # [B, T, U+1]
-    label = tf.where(upcoming[:, None] >= 0, tf.gather(logits, index, batch_dims=3), float("-inf"))
-    others = tf.where(_is_rest(logits, upcoming, blank_id), logits, float("-inf"))  # [B, T, U+1, V]
+    """Logits of blank, next label and rest: [..., 3]."""
+    label = tf.gather(logits, tf.maximum(upcoming, 0), batch_dims=upcoming.shape.rank)
+    label = tf.where(upcoming >= 0, label, float("-inf"))
+    others = tf.where(_is_rest(logits, upcoming, blank_id), logits, float("-inf"))  # [..., V]
     # Taking the two from 1 instead would lose a small rest to rounding.
-    return tf.stack([logits[..., blank_id], label, tf.reduce_logsumexp(others, axis=-1)], axis=-1)  # [B, T, U+1, 3]
+    return tf.stack([logits[..., blank_id], label, tf.reduce_logsumexp(others, axis=-1)], axis=-1)  # [..., 3]
 
 
 def _is_rest(logits: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
-    classes = tf.range(tf.shape(logits)[3])  # [V]
-    return (classes != blank_id) & (classes != upcoming[:, None, :, None])  # [B, 1, U+1, V]
+    classes = tf.range(tf.shape(logits)[-1])  # [V]
+    return (classes != blank_id) & (classes != upcoming[..., None])  # [..., V]
 
 
 LATTICE = NodeDivergence(_lattice_value, _lattice_target)

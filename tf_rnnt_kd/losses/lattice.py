@@ -17,6 +17,7 @@ import tensorflow as tf
 from tf_rnnt_kd.masks import length_mask
 
 LOG_ZERO = -1e30
+_INFINITE = 1e12
 
 
 class Diagonals(NamedTuple):
@@ -107,29 +108,82 @@ def arc_posteriors(forward: ForwardPass) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(mask, blank, 0.0), tf.where(mask, label, 0.0)[:, :, :-1]
 
 
-def node_scores(
-    log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The two halves of the sum at every node: alignments up to it, and alignments from it on.
+def occupancies(forward: ForwardPass) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The probability that an alignment visits each node, and the `arc_posteriors` it is the sum of.
 
-    `log_alpha(t, u) + log_beta(t, u) - log_likelihood` is the log of the node's occupancy. Memory O(B T U).
+    Args:
+      forward: what `sum_alignments` returned.
+
+    Returns:
+      (node [B, T, U+1], blank [B, T, U+1], label [B, T, U]) float32, 0 in padding.
+    """
+    blank, label = arc_posteriors(forward)
+    return blank + tf.pad(label, [[0, 0], [0, 0], [0, 1]]), blank, label
+
+
+def expected_cost(
+    log_blank: tf.Tensor,
+    log_label: tf.Tensor,
+    blank_cost: tf.Tensor,
+    label_cost: tf.Tensor,
+    num_frames: tf.Tensor,
+    num_labels: tf.Tensor,
+) -> tf.Tensor:
+    """The mean, over the alignments, of a cost that each adds up along its arcs.
+
+    `sum_pi p(pi) sum over arcs in pi of cost(arc)`, with p the weights of the alignments divided by their sum. The
+    recursion carries the mean cost beside the log weight: with w the share of the alignments that come by the label,
+    `mean(t, u) = (1 - w) (mean(t-1, u) + cost) + w (mean(t, u-1) + cost)`. That is the expectation semiring with its
+    second component divided by the first, so costs of any sign need no logarithm. The gradient by a log weight is
+    `posterior(arc) (E[cost | arc] - E[cost])`, that by a cost `posterior(arc)`. Memory O(B T U).
 
     Args:
       log_blank: [B, T, U+1] floating.
       log_label: [B, T, U] floating.
+      blank_cost: [B, T, U+1] float32; infinite costs count if an alignment takes them.
+      label_cost: [B, T, U] float32.
       num_frames: [B] integer.
       num_labels: [B] integer.
 
     Returns:
-      (log_alpha, log_beta): [B, T, U+1] float32, -inf where no alignment passes and in padding.
+      [B] float32, in the unit of the costs; 0 where no alignment exists.
+
+    References:
+      Eisner 2002 for the semiring; entropy semiring, ICLR 2023, for its use on transducer lattices.
     """
-    diagonals = _lay_out(log_blank, log_label, num_frames, num_labels)
-    before = tf.cumsum(diagonals.scale, exclusive=True)[:, :, None]  # [N, B, 1]
-    after = tf.cumsum(diagonals.scale, reverse=True)[:, :, None]  # [N, B, 1]
-    log_alpha = _unskew(_forward(diagonals, _add)[:-1] + before)  # [B, T, U+1]
-    log_beta = _unskew(_backward(diagonals, _add)[:-1] + after)  # [B, T, U+1]
-    mask = node_mask(diagonals.num_frames, diagonals.num_labels, tf.shape(log_alpha)[1], tf.shape(log_alpha)[2] - 1)
-    return tuple(_open(tf.where(mask, scores, LOG_ZERO)) for scores in (log_alpha, log_beta))
+
+    @tf.custom_gradient
+    def mean(*tensors: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        diagonals = _lay_out(*tensors[:2], num_frames, num_labels)
+        label_cost = tf.pad(tf.cast(tensors[3], tf.float32), [[0, 0], [0, 0], [0, 1]])
+        mask = node_mask(num_frames, num_labels, tf.shape(label_cost)[1], tf.shape(label_cost)[2] - 1)
+        # What walks on beyond its last frame pays nothing, whatever the padding holds.
+        blank_cost = tf.where(mask, tf.cast(tensors[2], tf.float32), 0.0)
+        blank_cost = _limited(_skew(blank_cost), diagonals.blank)  # [N, B, U+1]
+        label_cost = _limited(_skew(label_cost), diagonals.label)
+        moves = _shift_right(diagonals.label), _shift_right(label_cost, 0.0)
+        first = tf.zeros_like(diagonals.num_labels)
+        log_alpha, before = _advance_costs(diagonals.blank, moves[0], blank_cost, moves[1], first, backward=False)
+        possible = tf.math.is_finite(_total(diagonals, log_alpha))  # [B]
+        expected = tf.where(possible, _at_end(diagonals, before[-1]), 0.0)  # [B]
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            arcs = diagonals.blank, diagonals.label, blank_cost, label_cost
+            log_beta, after = _advance_costs(*arcs, diagonals.num_labels, backward=True)
+            scores = log_alpha[:-1] - _at_end(diagonals, log_alpha[-1])[None, :, None]  # [N, B, U+1]
+            heads = (log_beta[1:], after[1:]), (_shift_left(log_beta[1:]), _shift_left(after[1:], 0.0))
+            by_weight, by_cost = [], []
+            for arc, cost, (rest, then) in zip(arcs[:2], arcs[2:], heads, strict=True):
+                share = upstream[:, None] * tf.where(possible[:, None], tf.exp(scores + arc + rest), 0.0)
+                by_cost.append(_unskew(share))
+                by_weight.append(_unskew(share * (before[:-1] + cost + then - expected[:, None])))
+            gradients = [tf.where(mask, values, 0.0) for values in (*by_weight, *by_cost)]
+            return gradients[0], gradients[1][:, :, :-1], gradients[2], gradients[3][:, :, :-1]
+
+        # What an impossible arc was made to cost shows only where an alignment cannot do without it.
+        return tf.where(tf.abs(expected) < _INFINITE, expected, float("inf")), gradient
+
+    return mean(log_blank, log_label, blank_cost, label_cost)
 
 
 def best_path(
@@ -209,6 +263,42 @@ def _advance(
     return tf.concat([walked, first[None]] if backward else [first[None], walked], axis=0)
 
 
+@tf.function(reduce_retracing=True)
+def _advance_costs(
+    stay: tf.Tensor,
+    move: tf.Tensor,
+    stay_cost: tf.Tensor,
+    move_cost: tf.Tensor,
+    start: tf.Tensor,
+    *,
+    backward: bool,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`_advance` with the mean cost of the way to each node beside its score: [N+1, B, U+1] both."""
+    first = tf.one_hot(start, tf.shape(stay)[2], on_value=0.0, off_value=LOG_ZERO)  # [B, U+1]
+
+    def neighbours(values: tf.Tensor) -> tf.Tensor:
+        if backward:
+            return tf.concat([values[:, 1:], values[:, -1:]], axis=1)
+        return tf.concat([values[:, :1], values[:, :-1]], axis=1)
+
+    def step(state: tuple[tf.Tensor, tf.Tensor], arcs: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+        stayed, moved = state[0] + arcs[0], neighbours(state[0]) + arcs[1]
+        score = _add(stayed, moved)
+        share = tf.exp(moved - score)
+        cost = (1.0 - share) * (state[1] + arcs[2]) + share * (neighbours(state[1]) + arcs[3])
+        return score, cost
+
+    start = first, tf.zeros_like(first)
+    walked = tf.scan(step, (stay, move, stay_cost, move_cost), start, reverse=backward)  # [N, B, U+1] each
+    ends = zip(walked, start, strict=True)
+    return tuple(tf.concat([w, s[None]] if backward else [s[None], w], axis=0) for w, s in ends)
+
+
+def _limited(costs: tf.Tensor, arcs: tf.Tensor) -> tf.Tensor:
+    # Costs of arcs that nobody can take must not spoil a mean by being infinite or NaN.
+    return tf.where(arcs > 0.5 * LOG_ZERO, tf.clip_by_value(costs, LOG_ZERO, -LOG_ZERO), 0.0)
+
+
 def _lay_out(log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor) -> Diagonals:
     num_frames, num_labels = tf.cast(num_frames, tf.int32), tf.cast(num_labels, tf.int32)
     blank = _skew(tf.cast(log_blank, tf.float32))  # [N, B, U+1]
@@ -244,12 +334,12 @@ def _unskew(scores: tf.Tensor) -> tf.Tensor:
     return tf.transpose(scores[:, :, : rows - columns + 1], [0, 2, 1])  # [B, T, U+1]
 
 
-def _shift_right(arcs: tf.Tensor) -> tf.Tensor:
-    return tf.pad(arcs[:, :, :-1], [[0, 0], [0, 0], [1, 0]], constant_values=LOG_ZERO)
+def _shift_right(arcs: tf.Tensor, fill: float = LOG_ZERO) -> tf.Tensor:
+    return tf.pad(arcs[:, :, :-1], [[0, 0], [0, 0], [1, 0]], constant_values=fill)
 
 
-def _shift_left(scores: tf.Tensor) -> tf.Tensor:
-    return tf.pad(scores[:, :, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=LOG_ZERO)
+def _shift_left(scores: tf.Tensor, fill: float = LOG_ZERO) -> tf.Tensor:
+    return tf.pad(scores[:, :, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=fill)
 
 
 def _at_end(diagonals: Diagonals, scores: tf.Tensor) -> tf.Tensor:

@@ -36,7 +36,7 @@ def transducer_loss(
     References:
       Graves 2012, https://arxiv.org/abs/1211.3711; FastEmit, https://arxiv.org/abs/2010.11148.
     """
-    log_blank, log_label = _log_arcs(logits, labels, num_frames, num_labels, blank_id)
+    log_blank, log_label = log_arcs(logits, labels, num_frames, num_labels, blank_id)
     return arc_loss(log_blank, log_label, num_frames, num_labels, fastemit_lambda=fastemit_lambda)
 
 
@@ -56,7 +56,7 @@ def best_alignment(
       (frames [B, U] int32, the frame that emits each label, -1 in padding and where no alignment exists;
       score [B] float32, the alignment's log-probability in nats, -inf there).
     """
-    log_blank, log_label = _log_arcs(logits, labels, num_frames, num_labels, blank_id)
+    log_blank, log_label = log_arcs(logits, labels, num_frames, num_labels, blank_id)
     return lattice.best_path(tf.stop_gradient(log_blank), tf.stop_gradient(log_label), num_frames, num_labels)
 
 
@@ -151,9 +151,21 @@ def softmax(logits: tf.Tensor, log_norm: tf.Tensor) -> tf.Tensor:
     return tf.exp(logits - log_norm[..., None])
 
 
-def _log_arcs(
+def log_arcs(
     logits: tf.Tensor, labels: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor, blank_id: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Log-probabilities of the two arcs of each node.
+
+    Args:
+      logits: [B, T, U+1, V] floating, unnormalised; padding may hold anything.
+      labels: [B, U] integer, without blanks.
+      num_frames: [B] integer.
+      num_labels: [B] integer.
+      blank_id: the blank's class.
+
+    Returns:
+      (log_blank [B, T, U+1], log_label [B, T, U]) float32.
+    """
     upcoming = next_labels(labels, num_labels)  # [B, U+1]
 
     @tf.custom_gradient

@@ -21,6 +21,7 @@ class Transducer(keras.Model):
       prediction_layers: LSTM layers.
       joint_width: D, the width that enters the joint's tanh.
       dropout: on the label embedding.
+      has_additive_joint: whether to train a second, additive joint network, which finds the band of `Objective.band`.
     """
 
     blank_id = 0
@@ -34,6 +35,7 @@ class Transducer(keras.Model):
         joint_width: int,
         prediction_layers: int = 1,
         dropout: float = 0.1,
+        has_additive_joint: bool = False,
         **kwargs,
     ):
         super().__init__(**{"name": "transducer", **kwargs})
@@ -45,6 +47,10 @@ class Transducer(keras.Model):
         )
         self.joint = Joint(vocabulary_size, joint_width, name="joint")
         self.ctc_head = keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")
+        self.has_additive_joint = has_additive_joint
+        if has_additive_joint:
+            self.acoustic_head = keras.layers.Dense(vocabulary_size, dtype="float32", name="acoustic_head")
+            self.linguistic_head = keras.layers.Dense(vocabulary_size, dtype="float32", name="linguistic_head")
         self.build((None, None, NUM_FEATURE_BINS))
 
     def build(self, features_shape):
@@ -52,6 +58,9 @@ class Transducer(keras.Model):
         self.prediction.build((None, None))
         self.joint.build((None, None, self.encoder.width), (None, None, self.prediction_width))
         self.ctc_head.build((None, None, self.joint_width))
+        if self.has_additive_joint:
+            self.acoustic_head.build((None, None, self.joint_width))
+            self.linguistic_head.build((None, None, self.joint_width))
 
     @property
     def causal(self) -> bool:
@@ -85,6 +94,10 @@ class Transducer(keras.Model):
     def ctc_logits(self, encoded):
         """The auxiliary head, on the projected frames: [B, T, D] -> [B, T, V] float32."""
         return self.ctc_head(encoded)
+
+    def additive_joint(self, encoded, predicted):
+        """What the cheap joint network adds up: [B, T, D], [B, U+1, D] -> [B, T, V], [B, U+1, V] float32."""
+        return self.acoustic_head(encoded), self.linguistic_head(predicted)
 
     def join(self, encoded, predicted):
         """[..., D], [..., D] -> logits [..., V] float32."""
@@ -121,6 +134,7 @@ class Transducer(keras.Model):
             "prediction_layers": self.prediction_layers,
             "joint_width": self.joint_width,
             "dropout": self.dropout,
+            "has_additive_joint": self.has_additive_joint,
         }
 
     @classmethod

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch
-from tf_rnnt_kd.losses import JointInputs, joint_tile_losses
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.losses import AdditiveJoint, JointInputs, alignment_entropy, band_losses, joint_losses
 from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
 
@@ -19,8 +20,25 @@ class TeacherJoint(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Band:
+    """The student's joint network sees a few columns a frame; a cheap one, trained beside it, finds them.
+
+    Attributes:
+      columns: width of the band.
+      linguistic_scale: share of the cheap network's scores from the prediction network alone.
+      acoustic_scale: share from the encoder alone.
+      additive_weight: of the cheap network's loss.
+    """
+
+    columns: int = 5
+    linguistic_scale: float = 0.25
+    acoustic_scale: float = 0.0
+    additive_weight: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class Objective:
-    """`sum_b (w_rnnt L_rnnt + w_ctc L_ctc + w_kl L_kl) / sum_b U_b`, the sums over the global batch.
+    """`sum_b (w_rnnt L_rnnt + w_ctc L_ctc + w_kl L_kl + ...) / sum_b U_b`, the sums over the global batch.
 
     Hard targets are `kl_weight=0`: the transducer loss on the teacher's transcripts alone. Soft targets add the lattice
     KL, summed over the nodes of an utterance, as in the entropy-semiring study (eq. 12: weight 0.01 or 0.001); whether
@@ -29,20 +47,37 @@ class Objective:
     Attributes:
       transducer_weight: of the transducer loss.
       ctc_weight: of the CTC loss on the encoder; a causal encoder does not take off without it.
-      kl_weight: of the KL over the teacher's lattice.
-      kl: "lattice" (all V classes of each node) or "collapsed" (blank, next label, rest).
+      kl_weight: of the distance from the teacher.
+      kl: which distance, see `losses.joint_losses`: "lattice" (all V classes of each node), "collapsed" (blank, next
+        label, rest), "teacher_occupancy", "student_occupancy", "best_path", "band", "sequence" or "full_sum".
+      kl_mean: divide the distance by the sum of its nodes' weights.
       temperature: of both distributions in the KL.
-      teacher_delay: student node (t + delay, u) learns from teacher node (t, u); in frames of 40 ms.
+      teacher_delay: student node (t + delay, u) learns from teacher node (t, u); in frames of 40 ms. Of several, the
+        one that fits a batch best.
       fastemit_lambda: label-arc gradients are multiplied by 1 + lambda.
+      entropy_weight: of the student's alignment entropy; positive for sharper alignments.
+      band: prune the lattice, None for all of it.
+      product_dtype: of the products with the joint network's kernel, see `losses.joint_losses`.
     """
 
     transducer_weight: float = 1.0
     ctc_weight: float = 0.3
     kl_weight: float = 0.0
     kl: str = "lattice"
+    kl_mean: bool = False
     temperature: float = 1.0
-    teacher_delay: int = 0
+    teacher_delay: int | tuple[int, ...] = 0
     fastemit_lambda: float = 0.0
+    entropy_weight: float = 0.0
+    band: Band | None = None
+    product_dtype: str = "float32"
+
+    def __post_init__(self):
+        unused = (self.kl, self.kl_mean, self.teacher_delay, self.entropy_weight) != ("lattice", False, 0, 0.0)
+        if self.band and unused:
+            raise UserError(
+                "Objective.band goes with kl='lattice' alone: drop kl_mean, teacher_delay and entropy_weight"
+            )
 
     @property
     def needs_teacher(self) -> bool:
@@ -61,33 +96,70 @@ class Objective:
           compiled: whether this runs inside XLA or on a TPU.
 
         Returns:
-          Scalars float32: `total` (weighted), `transducer`, `ctc`, `kl`, `labels` and `kl_labels` (the divisors).
+          Scalars float32: `total` (weighted), each term (`transducer`, `ctc`, `kl`, and `entropy` or `additive` where
+          they are asked for), `labels` and `kl_labels` (the divisors).
         """
         encoded, num_frames, predicted = model(batch.features, batch.num_features, batch.labels, training=True)
         student = JointInputs(encoded, predicted, model.joint_kernel, model.joint_bias)
-        transducer, kl = joint_tile_losses(
+        utterances = batch.labels, num_frames, batch.num_labels
+        teacher = self._teacher(batch, teacher_joint)
+        if self.band is None:
+            terms = self._whole_lattice(student, teacher, utterances, model.blank_id)
+        else:
+            if not model.has_additive_joint:
+                raise UserError("Objective.band needs a second joint network: set Transducer.has_additive_joint = True")
+            additive = AdditiveJoint(*model.additive_joint(encoded, predicted))
+            terms = self._in_band(student, teacher, additive, utterances, model.blank_id)
+        terms["ctc"] = self._ctc(model, encoded, num_frames, batch, compiled)
+        num_labels = tf.cast(batch.num_labels, tf.float32)
+        weight = batch.teacher.weight if self.needs_teacher else tf.zeros_like(num_labels)
+        terms["kl"] = tf.where(weight > 0.0, terms["kl"], 0.0)
+        sums = {name: tf.reduce_sum(values) for name, values in terms.items()}
+        weights = {
+            "transducer": self.transducer_weight,
+            "ctc": self.ctc_weight,
+            "kl": self.kl_weight,
+            "entropy": self.entropy_weight,
+            "additive": self.band.additive_weight if self.band else 0.0,
+        }
+        total = tf.add_n([weights[name] * value for name, value in sums.items()])
+        labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * weight)}
+        return {"total": total, **sums, **labels}
+
+    def _whole_lattice(self, student, teacher, utterances, blank_id):
+        losses = joint_losses(
             student,
-            self._teacher(batch, teacher_joint),
-            batch.labels,
-            num_frames,
-            batch.num_labels,
-            blank_id=model.blank_id,
+            teacher,
+            *utterances,
+            blank_id=blank_id,
             fastemit_lambda=self.fastemit_lambda,
             temperature=self.temperature,
             teacher_delay=self.teacher_delay,
             kl=self.kl,
+            kl_mean=self.kl_mean,
+            product_dtype=self.product_dtype,
         )
-        num_labels = tf.cast(batch.num_labels, tf.float32)
-        weight = batch.teacher.weight if self.needs_teacher else tf.zeros_like(num_labels)
-        sums = {
-            "transducer": tf.reduce_sum(transducer),
-            "ctc": tf.reduce_sum(self._ctc(model, encoded, num_frames, batch, compiled)),
-            "kl": tf.reduce_sum(tf.where(weight > 0.0, kl, 0.0)),
-        }
-        weights = {"transducer": self.transducer_weight, "ctc": self.ctc_weight, "kl": self.kl_weight}
-        total = tf.add_n([weights[name] * value for name, value in sums.items()])
-        labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * weight)}
-        return {"total": total, **sums, **labels}
+        terms = {"transducer": losses.transducer, "kl": losses.kl}
+        if self.entropy_weight:
+            terms["entropy"] = alignment_entropy(losses.arcs, *utterances[1:])
+        return terms
+
+    def _in_band(self, student, teacher, additive, utterances, blank_id):
+        if teacher is not None and not isinstance(teacher, JointInputs):
+            raise UserError("Objective.band needs factored teacher targets: set Generation.codec = 'factored'")
+        losses = band_losses(
+            student,
+            teacher,
+            additive,
+            *utterances,
+            columns=self.band.columns,
+            linguistic_scale=self.band.linguistic_scale,
+            acoustic_scale=self.band.acoustic_scale,
+            blank_id=blank_id,
+            fastemit_lambda=self.fastemit_lambda,
+            temperature=self.temperature,
+        )
+        return {"transducer": losses.transducer, "kl": losses.kl, "additive": losses.additive}
 
     def _teacher(self, batch, joint):
         if not self.needs_teacher:

@@ -80,11 +80,11 @@ def make_train_step(
 
 
 def _metrics(sums, norm, finite):
+    terms = set(sums) - {"total", "labels", "kl_labels", "seconds"}
+    divisors = {name: sums["kl_labels" if name == "kl" else "labels"] for name in terms}
     return {
         "loss": sums["total"] / tf.maximum(sums["labels"], 1.0),
-        "transducer": sums["transducer"] / tf.maximum(sums["labels"], 1.0),
-        "ctc": sums["ctc"] / tf.maximum(sums["labels"], 1.0),
-        "kl": sums["kl"] / tf.maximum(sums["kl_labels"], 1.0),
+        **{name: sums[name] / tf.maximum(divisor, 1.0) for name, divisor in divisors.items()},
         "seconds": sums["seconds"],
         "gradient_norm": norm,
         "skipped": 1.0 - tf.cast(finite, tf.float32),
