@@ -183,14 +183,23 @@ def _grid(student: JointInputs, frames_per_tile: int | None) -> _Grid:
         nodes = TILE_FLOATS // (3 * width + 5 * vocabulary)
     else:
         nodes = frames_per_tile * batch * columns
-    total, at_once = batch * rows * stripes, nodes // (BLOCK_FRAMES * BLOCK_COLUMNS)
+    return _Grid(batch, frames, columns, rows, stripes, _blocks_per_tile(batch * rows * stripes, nodes))
+
+
+def _blocks_per_tile(total: int | tf.Tensor, nodes: int | tf.Tensor) -> int | tf.Tensor:
+    at_once = nodes // (BLOCK_FRAMES * BLOCK_COLUMNS)
     # In graphs only Python's own numbers give tiles a static shape.
     static = isinstance(total, int) and isinstance(at_once, int)
     largest, least = (max, min) if static else (tf.maximum, tf.minimum)
     total = largest(1, total)
     num_tiles = -(-total // least(largest(1, at_once), total))
-    per_tile = -(-total // num_tiles)  # equally full
-    return _Grid(batch, frames, columns, rows, stripes, per_tile)
+    return -(-total // num_tiles)  # equally full
+
+
+def tile_nodes(batch: int, frames: int, labels: int, width: int, vocabulary: int) -> int:
+    """The nodes of a tile, by the memory that they may take together, for a batch of this shape."""
+    total = batch * -(-frames // BLOCK_FRAMES) * -(-(labels + 1) // BLOCK_COLUMNS)
+    return _blocks_per_tile(total, TILE_FLOATS // (3 * width + 5 * vocabulary)) * BLOCK_FRAMES * BLOCK_COLUMNS
 
 
 class _Visited(NamedTuple):

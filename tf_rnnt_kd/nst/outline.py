@@ -5,8 +5,10 @@ import math
 import keras
 import tensorflow as tf
 
+from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
 from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
+from tf_rnnt_kd.training.memory import StepShape, step_bytes
 
 _CHARACTERS = 29  # vocabulary assumed where only the corpus can tell: A-Z, apostrophe, space, blank
 _LABELS_PER_SECOND = 4.0  # word pieces of read speech, for the size of stored targets
@@ -45,6 +47,7 @@ def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str
         f"{training.steps} steps of about {training.buckets.batch_seconds:g} s of audio: "
         f"{training.steps * training.buckets.batch_seconds / 3600:.1f} h in all",
         _shapes(training.buckets),
+        _memory(model, generation),
         f"loss: {objective.transducer_weight:g} transducer + {objective.ctc_weight:g} CTC + {objective.kl_weight:g} KL",
         f"labelled: {', '.join(generation.labelled)}",
     ]
@@ -60,6 +63,20 @@ def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str
 def _shapes(buckets) -> str:
     shapes = [f"{buckets.batch_size(k)} x {buckets.seconds[k]:g} s" for k in range(len(buckets.seconds))]
     return f"batches: {', '.join(shapes)}"
+
+
+def _memory(model: Transducer, generation: Generation) -> str:
+    buckets = generation.training.buckets
+
+    def shape(bucket: int) -> StepShape:
+        labels = math.ceil(_LABELS_PER_SECOND * buckets.seconds[bucket])
+        return StepShape(buckets.batch_size(bucket), buckets.num_frames(bucket), labels)
+
+    sizes = [step_bytes(model, generation.objective, shape(k)) for k in range(len(buckets.seconds))]
+    largest = sizes.index(max(sizes))
+    tile = tile_nodes(*shape(largest), model.joint_width, model.vocabulary_size)
+    where = f"{buckets.batch_size(largest)} x {buckets.seconds[largest]:g} s"
+    return f"memory: about {_amount(sizes[largest])} for a step of {where} on one replica, tiles of {tile} nodes"
 
 
 def _storage(plan: Plan, labels: LabelSet, model: Transducer) -> str:

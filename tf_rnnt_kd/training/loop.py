@@ -17,6 +17,7 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
+from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
 from tf_rnnt_kd.training.summaries import Summaries
@@ -132,6 +133,8 @@ class _Run:
             labelled_fraction=training.labelled_fraction,
             seed=seed,
         )
+        rooms = self.schedule.num_labels
+        check_memory(self.model, objective, training.buckets, rooms, available_bytes())
         self.with_teacher = objective.needs_teacher
         self.step = make_train_step(
             self.model,

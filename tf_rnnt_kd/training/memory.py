@@ -1,0 +1,113 @@
+"""What one training step will take, before anything is tried."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_rnnt_kd.data.pipeline import Buckets
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.losses.joint_tiles import tile_nodes
+from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.training.objective import Objective
+
+# Fitted to the peaks of steps of eleven models on a CPU (tools/bench_memory.py, BUILD_NOTES.md), float32 numbers each.
+_RUNTIME_BYTES = 135e6  # kernels, threads and the allocator's reserve
+_PER_WEIGHT = 8.7  # weight, two moments, gradient, its clipped copies and the optimizer's temporaries
+_PER_FRAME_WIDTH = 42.0  # what a Conformer block keeps for its gradient, in widths a frame
+_PER_FRAME_SCORE = 1.7  # attention weights before and after dropout, some freed early
+_PER_FRAME_INPUT = 32.0  # features and subsampling, in (320 + width) a frame
+_PER_JOINT = 1.6  # tile, heads and node tensors as counted, and their temporaries
+
+
+class StepShape(NamedTuple):
+    """B, T and U of a batch on one replica."""
+
+    batch: int
+    frames: int
+    labels: int
+
+
+def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> float:
+    """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
+
+    `runtime + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)))`, for P
+    weights and N blocks of width W with H heads. On accelerators the runtime takes another share, and XLA saves some.
+
+    Args:
+      model: the student, built.
+      objective: whether there is a teacher; a band.
+      shape: of the batch.
+
+    Returns:
+      Bytes.
+    """
+    encoder, vocabulary, joint = model.encoder, model.vocabulary_size, model.joint_width
+    batch, frames, labels = shape
+    size = tf.as_dtype(encoder.compute_dtype).size / 4  # activations may be of half the width
+    blocks = encoder.num_blocks * batch * frames
+    networks = 2 if objective.needs_teacher else 1
+    if objective.band:
+        nodes = batch * frames * min(objective.band.columns, labels + 1)
+    else:
+        nodes = tile_nodes(batch, frames, labels, joint, vocabulary)
+    lattice = nodes * (3 * joint + (2 + 3 * networks) * vocabulary) + 14 * batch * frames * (labels + 1)
+    numbers = (
+        _PER_WEIGHT * model.count_params()
+        + size * _PER_FRAME_WIDTH * blocks * encoder.width
+        + size * _PER_FRAME_SCORE * blocks * encoder.num_heads * frames
+        + _PER_FRAME_INPUT * batch * frames * (320 + encoder.width)
+        + _PER_JOINT * (lattice + 4 * batch * frames * (joint + vocabulary))
+    )
+    return _RUNTIME_BYTES + 4 * numbers
+
+
+def check_memory(
+    model: Transducer, objective: Objective, buckets: Buckets, num_labels: list[int], available: float | None
+) -> None:
+    """Refuses batches that cannot fit, before the first of them is tried.
+
+    Args:
+      model: the student, built.
+      objective: what it minimises.
+      buckets: the shapes of a replica's batches.
+      num_labels: U of each bucket.
+      available: bytes, or None where that is not known.
+
+    Raises:
+      UserError: with the batch that would fit.
+    """
+    if available is None:
+        return
+    shapes = [StepShape(buckets.batch_size(k), buckets.num_frames(k), int(num)) for k, num in enumerate(num_labels)]
+    needed, bucket = max((step_bytes(model, objective, shape), k) for k, shape in enumerate(shapes))
+    if needed <= available:
+        return
+    fitting = [_largest_batch(model, objective, shape, available) for shape in shapes]
+    batch_seconds = min(batch * seconds for batch, seconds in zip(fitting, buckets.seconds, strict=True))
+    shape, seconds = shapes[bucket], buckets.seconds[bucket]
+    cure = (
+        f"{fitting[bucket]} x {seconds:g} s would fit: set Buckets.batch_seconds = {batch_seconds:g}"
+        if all(fitting)
+        else "one utterance of some bucket is too much already: take a smaller model or shorter buckets"
+    )
+    raise UserError(
+        f"a step of {shape.batch} x {seconds:g} s, {shape.labels} labels, needs about {needed / 1e9:.1f} GB, and "
+        f"{available / 1e9:.1f} GB are free: {cure}"
+    )
+
+
+def _largest_batch(model: Transducer, objective: Objective, shape: StepShape, available: float) -> int:
+    smaller = (shape._replace(batch=batch) for batch in range(shape.batch, 0, -1))
+    return next((s.batch for s in smaller if step_bytes(model, objective, s) <= available), 0)
+
+
+def available_bytes() -> float | None:
+    """Memory that a new process on this machine may take; None with an accelerator, whose memory counts instead."""
+    if tf.config.list_physical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = dict(line.split(":") for line in file)
+    except OSError:
+        return None
+    return float(sizes["MemAvailable"].split()[0]) * 1024
