@@ -337,6 +337,24 @@ def test_any_floating_dtype_gives_float32_and_its_own_gradient_dtype(dtype):
     assert_same([transducer, kl], value_and_gradient(again)[:2])
 
 
+def test_products_in_bfloat16_stay_within_their_rounding():
+    batch = clean(large_batch(14, width=64, vocabulary=80))
+    scaled = [inputs._replace(kernel=inputs.kernel / 8.0) for inputs in batch[:2]]
+    batch = batch._replace(student=scaled[0], teacher=scaled[1])
+    exact, rounded = (value_and_gradient(batch, product_dtype=dtype) for dtype in ("float32", "bfloat16"))
+    np.testing.assert_allclose(rounded[0], exact[0], rtol=1e-3)
+    np.testing.assert_allclose(rounded[1], exact[1], rtol=1e-2)
+    assert np.any(rounded[0] != exact[0])
+    for found, wanted in zip(rounded[2], exact[2], strict=True):
+        found, wanted = np.ravel(found), np.ravel(wanted)
+        assert found @ wanted > 0.9999 * np.linalg.norm(found) * np.linalg.norm(wanted)
+
+
+def test_the_same_batch_gives_the_same_bits():
+    batch = clean(large_batch(15))
+    assert_equal(value_and_gradient(batch, frames_per_tile=8), value_and_gradient(batch, frames_per_tile=8))
+
+
 def test_int64_lengths_and_labels_are_accepted():
     batch = large_batch(13)
     wide = batch._replace(**{name: getattr(batch, name).astype(np.int64) for name in batch._fields[2:]})

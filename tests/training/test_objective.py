@@ -110,6 +110,7 @@ def test_rows_without_teacher_have_no_kl_whatever_their_targets_hold(student, te
         {"teacher_delay": (0, 3)},
         {"kl": "collapsed"},
         {"kl_mean": True},
+        {"product_dtype": "bfloat16"},
         {"fastemit_lambda": 0.5},
     ],
     ids=str,

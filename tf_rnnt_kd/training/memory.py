@@ -11,12 +11,12 @@ from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
 # Fitted to the peaks of steps of eleven models on a CPU (tools/bench_memory.py, BUILD_NOTES.md), float32 numbers each.
-_RUNTIME_BYTES = 135e6  # kernels, threads and the allocator's reserve
-_PER_WEIGHT = 8.7  # weight, two moments, gradient, its clipped copies and the optimizer's temporaries
-_PER_FRAME_WIDTH = 42.0  # what a Conformer block keeps for its gradient, in widths a frame
-_PER_FRAME_SCORE = 1.7  # attention weights before and after dropout, some freed early
-_PER_FRAME_INPUT = 32.0  # features and subsampling, in (320 + width) a frame
-_PER_JOINT = 1.6  # tile, heads and node tensors as counted, and their temporaries
+_RUNTIME_BYTES = 140e6  # kernels, threads and the allocator's reserve
+_PER_WEIGHT = 8.4  # weight, two moments, gradient, its clipped copies and the optimizer's temporaries
+_PER_FRAME_WIDTH = 51.3  # what a Conformer block keeps for its gradient, in widths a frame
+_PER_FRAME_SCORE = 1.9  # attention weights before and after dropout, some freed early
+_PER_FRAME_INPUT = 20.2  # features and subsampling, in (320 + width) a frame
+_PER_JOINT = 1.45  # tile, heads and node tensors as counted, and their temporaries
 
 
 class StepShape(NamedTuple):
