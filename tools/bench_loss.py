@@ -111,7 +111,9 @@ def unfused(tf, ours, data):
 def band(tf, ours, data):
     """`band_losses`; the additive joint network is two more projections."""
     student, teacher = (ours.JointInputs(*part) if part else None for part in data[:2])
-    additive = ours.AdditiveJoint(*map(tf.matmul, data.student[:2], data.projections))
+    additive = ours.AdditiveJoint(
+        *(tf.tensordot(x, k, 1) for x, k in zip(data.student, data.projections, strict=False))
+    )
     losses = ours.band_losses(student, teacher, additive, *data.lattice, columns=BAND_COLUMNS)
     return {"pruned": losses.transducer, "additive": losses.additive} | ({"pruned kl": losses.kl} if teacher else {})
 

@@ -133,31 +133,47 @@ def additive_arcs(
     """
     acoustic = zero_padding(tf.cast(additive.acoustic, tf.float32), num_frames)  # [B, T, V]
     linguistic = zero_padding(tf.cast(additive.linguistic, tf.float32), num_labels + 1)  # [B, U+1, V]
+    # Classes are picked by products with one-hot rows: the gradient of a gather is a scatter, slower and unordered.
+    acoustic, linguistic = (tf.maximum(values, lattice.LOG_ZERO) for values in (acoustic, linguistic))  # no inf times 0
     upcoming = tf.maximum(transducer.next_labels(labels, num_labels), 0)  # [B, U+1]
+    picked = tf.one_hot(tf.pad(upcoming, [[0, 0], [0, 1]], constant_values=blank_id), tf.shape(linguistic)[2])
 
-    def scores(acoustic: tf.Tensor, linguistic: tf.Tensor) -> tf.Tensor:
-        """Blank and next label before normalisation: [2, B, T, U+1]."""
-        own = tf.gather(linguistic, upcoming, batch_dims=2)[:, None]  # [B, 1, U+1]
-        label = tf.gather(acoustic, tf.repeat(upcoming[:, None], tf.shape(acoustic)[1], axis=1), batch_dims=2) + own
-        return tf.stack([acoustic[:, :, None, blank_id] + linguistic[:, None, :, blank_id], label])
+    def of_acoustic(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Blank [B, T, 1] and next label [B, T, U+1]."""
+        scores = tf.matmul(values, picked, transpose_b=True)  # [B, T, U+2]
+        return scores[:, :, -1:], scores[:, :, :-1]
 
-    def log_norm(acoustic: tf.Tensor, linguistic: tf.Tensor) -> tf.Tensor:
-        tops = [tf.stop_gradient(tf.reduce_max(values, axis=2)) for values in (acoustic, linguistic)]
-        weights = [tf.exp(values - top[:, :, None]) for values, top in zip((acoustic, linguistic), tops, strict=True)]
-        product = tf.matmul(*weights, transpose_b=True)  # [B, T, U+1]
-        return tf.math.log(product + 1e-30) + tops[0][:, :, None] + tops[1][:, None]
+    def of_linguistic(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Blank and next label [B, 1, U+1]."""
+        return values[:, None, :, blank_id], tf.reduce_sum(values * picked[:, :-1], axis=2)[:, None]
 
-    both = scores(acoustic, linguistic) - log_norm(acoustic, linguistic)
-    if linguistic_scale or acoustic_scale:
-        nothing = tf.zeros_like(acoustic)
-        alone = scores(nothing, linguistic) - tf.reduce_logsumexp(linguistic, axis=2)[:, None]
-        both = (1.0 - linguistic_scale - acoustic_scale) * both + linguistic_scale * alone
+    def mixed(
+        acoustic: tuple[tf.Tensor, tf.Tensor], linguistic: tuple[tf.Tensor, tf.Tensor], norm: tf.Tensor
+    ) -> list[tf.Tensor]:
+        return [ours + theirs - norm for ours, theirs in zip(acoustic, linguistic, strict=True)]
+
+    heard, expected = of_acoustic(acoustic), of_linguistic(linguistic)
+    arcs = mixed(heard, expected, _additive_norm(acoustic, linguistic))
+    scale = 1.0 - linguistic_scale - acoustic_scale
+    if linguistic_scale:
+        alone = mixed((0.0, 0.0), expected, tf.reduce_logsumexp(linguistic, axis=2)[:, None])
+        arcs = [scale * arc + linguistic_scale * own for arc, own in zip(arcs, alone, strict=True)]
+        scale = 1.0
+    if acoustic_scale:
         mask = tf.cast(lattice.length_mask(num_labels + 1, tf.shape(linguistic)[1]), tf.float32)[:, :, None]
         mean = tf.reduce_sum(mask * tf.nn.softmax(linguistic), axis=[0, 1]) / tf.reduce_sum(mask)  # [V]
         mean = tf.math.log(mean + 1e-30) + tf.zeros_like(linguistic)
-        norm = tf.reduce_logsumexp(acoustic + mean[:, :1], axis=2)[:, :, None]
-        both += acoustic_scale * (scores(acoustic, mean) - norm)
-    return both[0], both[1, :, :, :-1]
+        alone = mixed(heard, of_linguistic(mean), tf.reduce_logsumexp(acoustic + mean[:, :1], axis=2)[:, :, None])
+        arcs = [scale * arc + acoustic_scale * own for arc, own in zip(arcs, alone, strict=True)]
+    return arcs[0], arcs[1][:, :, :-1]
+
+
+def _additive_norm(acoustic: tf.Tensor, linguistic: tf.Tensor) -> tf.Tensor:
+    """Log-normalisers [B, T, U+1] of all sums of a row [V] of one and a row of the other."""
+    tops = [tf.stop_gradient(tf.reduce_max(values, axis=2)) for values in (acoustic, linguistic)]
+    weights = [tf.exp(values - top[:, :, None]) for values, top in zip((acoustic, linguistic), tops, strict=True)]
+    product = tf.matmul(*weights, transpose_b=True)  # [B, T, U+1]
+    return tf.math.log(product + 1e-30) + tops[0][:, :, None] + tops[1][:, None]
 
 
 def band_starts(occupancy: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor, columns: int) -> tf.Tensor:
