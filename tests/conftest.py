@@ -16,6 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that with two processes the other one does not wait for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_chain.py")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     np.random.seed(0)

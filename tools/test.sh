@@ -14,4 +14,4 @@ if [ $# -gt 0 ]; then
   exec "$python" -m pytest "$@"
 fi
 echo "tests (pytest, two processes)"
-exec "$python" -m pytest -n 2 --dist loadfile --cov --cov-report=term
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term

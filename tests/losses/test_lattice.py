@@ -59,12 +59,13 @@ def test_every_frame_ends_with_one_blank_and_every_label_leaves_once():
 def test_occupancies_equal_enumeration_and_are_the_sum_of_the_arcs(frames, labels, padding):
     arcs = random_arcs(frames, labels)
     forward = lattice.sum_alignments(*tensors(*arcs, padding))
-    node, blank, label = lattice.occupancies(forward)
+    node, blank, label, log_likelihood = lattice.occupancies(*tensors(*arcs, padding))
     pad = [(0, padding), (0, padding)]
     np.testing.assert_allclose(node[0], np.pad(alignments.occupancies(*arcs), pad), atol=1e-5)
     np.testing.assert_array_equal(node, blank + np.pad(label, [(0, 0), (0, 0), (0, 1)]))
     for found, wanted in zip((blank, label), lattice.arc_posteriors(forward), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_array_equal(log_likelihood, forward.log_likelihood)
 
 
 def cost_and_gradients(arcs, costs, padding=0):

@@ -169,7 +169,7 @@ def closest_delay(
     Returns:
       Scalar int32; of equally good ones the first.
     """
-    occupancy = lattice.occupancies(lattice.sum_alignments(*teacher, num_frames, num_labels))[0]  # [B, T, U+1]
+    occupancy = lattice.occupancies(*teacher, num_frames, num_labels).node  # [B, T, U+1]
     ours = _three_classes(student, num_labels)
     gaps = []
     for delay in delays:
@@ -192,8 +192,7 @@ class _Reading(NamedTuple):
     band_columns: int
 
     def occupancy(self, arcs: Arcs) -> tf.Tensor:
-        forward = lattice.sum_alignments(*arcs, *self.utterances[1:3])
-        return lattice.occupancies(forward)[0]  # [B, T, U+1]
+        return lattice.occupancies(*arcs, *self.utterances[1:3]).node  # [B, T, U+1]
 
 
 def _choose(reading: _Reading, student: JointInputs, delays: tuple[int, ...]) -> int | tf.Tensor:

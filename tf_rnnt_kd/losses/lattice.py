@@ -98,27 +98,49 @@ def arc_posteriors(forward: ForwardPass) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
       (blank [B, T, U+1], label [B, T, U]) float32.
     """
-    diagonals, log_alpha, log_likelihood = forward
-    log_beta = _backward(diagonals, _add)[1:]  # [N, B, U+1], at the head of the blank arc
-    before = log_alpha[:-1] - _at_end(diagonals, log_alpha[-1])[None, :, None]  # [N, B, U+1]
-    blank = _unskew(tf.exp(before + diagonals.blank + log_beta))  # [B, T, U+1]
-    label = _unskew(tf.exp(before + diagonals.label + _shift_left(log_beta)))  # [B, T, U+1]
-    mask = node_mask(diagonals.num_frames, diagonals.num_labels, tf.shape(blank)[1], tf.shape(blank)[2] - 1)
-    mask &= tf.math.is_finite(log_likelihood)[:, None, None]  # [B, T, U+1]
-    return tf.where(mask, blank, 0.0), tf.where(mask, label, 0.0)[:, :, :-1]
+    return _posteriors(forward, _backward(forward.diagonals, _add))
 
 
-def occupancies(forward: ForwardPass) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The probability that an alignment visits each node, and the `arc_posteriors` it is the sum of.
+class Occupancies(NamedTuple):
+    """Who visits what in a lattice, 0 in padding.
+
+    Attributes:
+      node: [B, T, U+1] float32, the probability that an alignment visits the node: the sum of its arcs'.
+      blank: [B, T, U+1] float32, as in `arc_posteriors`.
+      label: [B, T, U] float32.
+      log_likelihood: [B] float32, -inf where no alignment exists.
+    """
+
+    node: tf.Tensor
+    blank: tf.Tensor
+    label: tf.Tensor
+    log_likelihood: tf.Tensor
+
+
+def occupancies(
+    log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor
+) -> Occupancies:
+    """`sum_alignments` and `arc_posteriors` for those who need both: the two recursions walk in one loop.
+
+    Seen from its end a lattice is a lattice again, so the way back is a second batch of the way there. No gradient.
 
     Args:
-      forward: what `sum_alignments` returned.
-
-    Returns:
-      (node [B, T, U+1], blank [B, T, U+1], label [B, T, U]) float32, 0 in padding.
+      log_blank: [B, T, U+1] floating.
+      log_label: [B, T, U] floating.
+      num_frames: [B] integer.
+      num_labels: [B] integer.
     """
-    blank, label = arc_posteriors(forward)
-    return blank + tf.pad(label, [[0, 0], [0, 0], [0, 1]]), blank, label
+    diagonals = _lay_out(log_blank, log_label, num_frames, num_labels)
+    blank, label = diagonals.blank, diagonals.label
+    stay = tf.concat([blank, tf.reverse(blank, [0, 2])], axis=1)  # [N, 2B, U+1]
+    move = tf.concat([_shift_right(label), tf.reverse(label, [0, 2])], axis=1)  # [N, 2B, U+1]
+    last = tf.shape(blank)[2] - 1 - diagonals.num_labels  # [B]
+    walked = _advance(stay, move, tf.concat([tf.zeros_like(last), last], axis=0), _add, backward=False)
+    log_alpha, log_beta = tf.split(walked, 2, axis=1)  # [N+1, B, U+1]
+    forward = ForwardPass(diagonals, log_alpha, _total(diagonals, log_alpha))
+    by_blank, by_label = _posteriors(forward, tf.reverse(log_beta, [0, 2]))
+    node = by_blank + tf.pad(by_label, [[0, 0], [0, 0], [0, 1]])
+    return Occupancies(node, by_blank, by_label, forward.log_likelihood)
 
 
 def expected_cost(
@@ -225,6 +247,17 @@ def _add(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 def _step_back(column: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
     column -= tf.cast(tf.gather(moved, column, batch_dims=1), tf.int32)
     return tf.maximum(column, 0)  # impossible lattices lead anywhere
+
+
+def _posteriors(forward: ForwardPass, log_beta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    diagonals, log_alpha, log_likelihood = forward
+    log_beta = log_beta[1:]  # [N, B, U+1], at the head of the blank arc
+    before = log_alpha[:-1] - _at_end(diagonals, log_alpha[-1])[None, :, None]  # [N, B, U+1]
+    blank = _unskew(tf.exp(before + diagonals.blank + log_beta))  # [B, T, U+1]
+    label = _unskew(tf.exp(before + diagonals.label + _shift_left(log_beta)))  # [B, T, U+1]
+    mask = node_mask(diagonals.num_frames, diagonals.num_labels, tf.shape(blank)[1], tf.shape(blank)[2] - 1)
+    mask &= tf.math.is_finite(log_likelihood)[:, None, None]  # [B, T, U+1]
+    return tf.where(mask, blank, 0.0), tf.where(mask, label, 0.0)[:, :, :-1]
 
 
 def _forward(diagonals: Diagonals, add: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:

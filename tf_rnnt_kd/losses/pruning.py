@@ -225,13 +225,12 @@ def _loss_and_occupancy(
 
     @tf.custom_gradient
     def loss(log_blank: tf.Tensor, log_label: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
-        forward = lattice.sum_alignments(log_blank, log_label, num_frames, num_labels)
-        occupancy, blank, label = lattice.occupancies(forward)
+        occupancy, blank, label, log_likelihood = lattice.occupancies(log_blank, log_label, num_frames, num_labels)
 
         def gradient(upstream: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return -upstream[:, None, None] * blank, -upstream[:, None, None] * label
 
-        return (-forward.log_likelihood, occupancy), gradient
+        return (-log_likelihood, occupancy), gradient
 
     return loss(log_blank, log_label)
 
