@@ -2,24 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_rnnt_kd.losses.lattice import node_mask
-from tf_rnnt_kd.losses.transducer import log_sum_exp, next_labels, softmax
-
-
-class NodeDivergence(NamedTuple):
-    """A divergence of two distributions over the classes of a node, with gradient `P_student - target` by the logits.
-
-    Attributes:
-      value: (teacher [..., V], student [..., V], log_norm of the student [...], upcoming [...], blank_id) to [...].
-      target: (teacher, student, upcoming, blank_id) to [..., V], what the student's softmax is drawn to.
-    """
-
-    value: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
-    target: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
+from tf_rnnt_kd.losses.nodes import NodeDivergence, log_sum_exp, softmax
+from tf_rnnt_kd.losses.transducer import next_labels
 
 
 def lattice_kl(

@@ -99,8 +99,8 @@ def joint_losses(
     - `band`: weight 1 on the `band_columns` columns of each frame that the teacher's alignments visit most, else 0;
 
     or of whole alignments: `sequence` is `sequence_kl`, `full_sum` is `full_sum_distance`.
-    Products and memory are those of `joint_nodes`. All but the first two need the teacher's arcs beforehand, one
-    product a node more, and then pay for the gradient only where their weight is.
+    Products and memory are those of `joint_nodes`. All but the first two and `student_occupancy` need the teacher's
+    arcs beforehand, one product a node more; those with weights pay for the gradient only where their weight is.
 
     Args:
       student: `JointInputs`; the gradient goes to its four tensors. Padding may hold anything.
@@ -206,8 +206,7 @@ def _weight(
     reading: _Reading, nodes: LatticeNodes, delay: int | tf.Tensor, weigh: Callable[..., tf.Tensor] | None
 ) -> tf.Tensor:
     """[B, T, U+1], 0 where a node has no counterpart in the teacher."""
-    _, columns = tf.shape(nodes.divergence)[1], tf.shape(nodes.divergence)[2]
-    frames = tf.shape(nodes.divergence)[1]
+    _, frames, columns = tf.unstack(tf.shape(nodes.divergence))
     real = lattice.node_mask(*reading.utterances[1:3], frames, columns - 1)
     weight = tf.cast(real & _has_counterpart(nodes.divergence, delay), tf.float32)
     if weigh is None:

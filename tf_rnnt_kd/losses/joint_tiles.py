@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from tf_rnnt_kd.losses import distillation, transducer
 from tf_rnnt_kd.losses.lattice import node_mask
-from tf_rnnt_kd.losses.nodes import NodeTask, node_gradient, node_values
+from tf_rnnt_kd.losses.nodes import NodeDivergence, NodeTask, node_gradient, node_values
 from tf_rnnt_kd.masks import zero_padding
 
 BLOCK_FRAMES = 16
 BLOCK_COLUMNS = 8
 
-# Floats one tile's intermediate tensors may take together when the caller names no tile: 16 MB, what a CPU's last cache
-# holds. Larger tiles are no faster there (BUILD_NOTES.md), and hide the start of a tile on accelerators.
+# Floats one tile's intermediate tensors may take together when the caller names no tile: 32 MB, about what a CPU's last
+# cache holds.
 TILE_FLOATS = 1 << 23
 
 # Nodes whose gradient is smaller than this share of their utterance's largest are left out. A lattice of 2^16 of them
@@ -105,7 +105,7 @@ def joint_nodes(
     num_labels: tf.Tensor,
     *,
     blank_id: int = 0,
-    divergence: distillation.NodeDivergence = distillation.LATTICE,
+    divergence: NodeDivergence = distillation.LATTICE,
     temperature: float = 1.0,
     frames_per_tile: int | None = None,
     product_dtype: str = "float32",
@@ -134,7 +134,7 @@ def joint_nodes(
       `LatticeNodes`, 0 in padding.
     """
     mask = node_mask(num_frames, num_labels, _sizes(student.encoded)[1], _sizes(student.predicted)[1] - 1)
-    student = _cleaned(student, num_frames, num_labels)
+    student = cleaned(student, num_frames, num_labels)
     grid = _grid(student, frames_per_tile)
     upcoming = _padded(transducer.next_labels(labels, num_labels), 1, BLOCK_COLUMNS, value=-1)
     task = _Task(
@@ -162,7 +162,8 @@ def joint_nodes(
     return LatticeNodes(log_blank, log_label[:, :, :-1], divergences)
 
 
-def _cleaned(inputs: JointInputs, num_frames: tf.Tensor, num_labels: tf.Tensor) -> JointInputs:
+def cleaned(inputs: JointInputs, num_frames: tf.Tensor, num_labels: tf.Tensor) -> JointInputs:
+    """The same in float32, 0 in padding, whatever that held."""
     encoded, predicted, kernel, bias = (tf.cast(tf.convert_to_tensor(values), tf.float32) for values in inputs)
     return JointInputs(zero_padding(encoded, num_frames), zero_padding(predicted, num_labels + 1), kernel, bias)
 
@@ -171,7 +172,7 @@ def _frozen(
     teacher: JointInputs | tf.Tensor | None, num_frames: tf.Tensor, num_labels: tf.Tensor
 ) -> JointInputs | tf.Tensor | None:
     if isinstance(teacher, JointInputs):
-        return _cut(JointInputs(*map(tf.stop_gradient, _cleaned(teacher, num_frames, num_labels))))
+        return _cut(JointInputs(*map(tf.stop_gradient, cleaned(teacher, num_frames, num_labels))))
     return teacher if teacher is None else tf.stop_gradient(tf.convert_to_tensor(teacher))
 
 
@@ -317,9 +318,8 @@ def _stored_logits(grid: _Grid, logits: tf.Tensor, blocks: tf.Tensor) -> tf.Tens
     frame = (row % grid.rows)[:, None] * BLOCK_FRAMES + tf.range(BLOCK_FRAMES)  # [G, 16]
     column = (stripe % grid.stripes)[:, None] * BLOCK_COLUMNS + tf.range(BLOCK_COLUMNS)  # [G, 8]
     frame, column = tf.minimum(frame, grid.frames - 1), tf.minimum(column, grid.columns - 1)
-    node = ((row // grid.rows)[:, None] * grid.frames + frame)[:, :, None] * grid.columns + column[
-        :, None
-    ]  # [G, 16, 8]
+    node = (row // grid.rows)[:, None] * grid.frames + frame  # [G, 16], the frame's place in the batch
+    node = node[:, :, None] * grid.columns + column[:, None]  # [G, 16, 8]
     vocabulary = _sizes(logits)[3]
     return tf.gather(tf.reshape(logits, [-1, vocabulary]), tf.reshape(node, [-1]))
 

@@ -17,6 +17,8 @@ import tensorflow as tf
 from tf_rnnt_kd.masks import length_mask
 
 LOG_ZERO = -1e30
+
+# A mean cost above this has paid for an impossible arc (`_limited`): 1e30 times a share of the alignments above 1e-18.
 _INFINITE = 1e12
 
 
@@ -280,17 +282,12 @@ def _advance(
 ) -> tf.Tensor:
     """Walks over all diagonals from column `start` of the first, or of the last: [N+1, B, U+1].
 
-    `move[n, b, u]` is the arc between column u and its neighbour: the left one forward, the right one backward. What
-    has no neighbour meets itself, harmlessly, since `move` is `LOG_ZERO` there. (tf.roll would be 5 times slower.)
+    `move[n, b, u]` is the arc between column u and its neighbour: the left one forward, the right one backward.
     """
     first = tf.one_hot(start, tf.shape(stay)[2], on_value=0.0, off_value=LOG_ZERO)  # [B, U+1]
 
     def step(scores: tf.Tensor, arcs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        if backward:
-            neighbours = tf.concat([scores[:, 1:], scores[:, -1:]], axis=1)
-        else:
-            neighbours = tf.concat([scores[:, :1], scores[:, :-1]], axis=1)
-        return add(scores + arcs[0], neighbours + arcs[1])
+        return add(scores + arcs[0], _neighbours(scores, backward) + arcs[1])
 
     walked = tf.scan(step, (stay, move), first, reverse=backward)  # [N, B, U+1]
     return tf.concat([walked, first[None]] if backward else [first[None], walked], axis=0)
@@ -309,22 +306,24 @@ def _advance_costs(
     """`_advance` with the mean cost of the way to each node beside its score: [N+1, B, U+1] both."""
     first = tf.one_hot(start, tf.shape(stay)[2], on_value=0.0, off_value=LOG_ZERO)  # [B, U+1]
 
-    def neighbours(values: tf.Tensor) -> tf.Tensor:
-        if backward:
-            return tf.concat([values[:, 1:], values[:, -1:]], axis=1)
-        return tf.concat([values[:, :1], values[:, :-1]], axis=1)
-
     def step(state: tuple[tf.Tensor, tf.Tensor], arcs: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
-        stayed, moved = state[0] + arcs[0], neighbours(state[0]) + arcs[1]
+        stayed, moved = state[0] + arcs[0], _neighbours(state[0], backward) + arcs[1]
         score = _add(stayed, moved)
         share = tf.exp(moved - score)
-        cost = (1.0 - share) * (state[1] + arcs[2]) + share * (neighbours(state[1]) + arcs[3])
+        cost = (1.0 - share) * (state[1] + arcs[2]) + share * (_neighbours(state[1], backward) + arcs[3])
         return score, cost
 
     start = first, tf.zeros_like(first)
     walked = tf.scan(step, (stay, move, stay_cost, move_cost), start, reverse=backward)  # [N, B, U+1] each
     ends = zip(walked, start, strict=True)
     return tuple(tf.concat([w, s[None]] if backward else [s[None], w], axis=0) for w, s in ends)
+
+
+def _neighbours(values: tf.Tensor, backward: bool) -> tf.Tensor:
+    # What has no neighbour meets itself, harmlessly: its arc is LOG_ZERO. (tf.roll would be 5 times slower.)
+    if backward:
+        return tf.concat([values[:, 1:], values[:, -1:]], axis=1)
+    return tf.concat([values[:, :1], values[:, :-1]], axis=1)
 
 
 def _limited(costs: tf.Tensor, arcs: tf.Tensor) -> tf.Tensor:

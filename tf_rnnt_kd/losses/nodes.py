@@ -1,18 +1,29 @@
 """What a loss needs from the logits of some nodes, wherever in a lattice they lie, and its gradient."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_rnnt_kd.losses import distillation, transducer
+
+class NodeDivergence(NamedTuple):
+    """A divergence of two distributions over the classes of a node, with gradient `P_student - target` by the logits.
+
+    Attributes:
+      value: (teacher [..., V], student [..., V], log_norm of the student [...], upcoming [...], blank_id) to [...].
+      target: (teacher, student, upcoming, blank_id) to [..., V], what the student's softmax is drawn to.
+    """
+
+    value: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
+    target: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], tf.Tensor]
 
 
 class NodeTask(NamedTuple):
-    """What is asked of each node."""
+    """What is asked of each node; the last two only where there is a teacher."""
 
     blank_id: int
-    temperature: float
-    divergence: distillation.NodeDivergence
+    temperature: float = 1.0
+    divergence: NodeDivergence | None = None
 
 
 def node_values(
@@ -29,7 +40,7 @@ def node_values(
     Returns:
       (log_blank, log_label, divergence, log-normaliser): [n] float32; log_label means nothing where `upcoming` is -1.
     """
-    log_norm = transducer.log_sum_exp(logits)  # [n]
+    log_norm = log_sum_exp(logits)  # [n]
     blank = logits[:, task.blank_id] - log_norm
     label = tf.gather(logits, tf.maximum(upcoming, 0), batch_dims=1) - log_norm
     if teacher is None:
@@ -66,19 +77,30 @@ def node_gradient(
       [n, V] float32.
     """
     label = tf.where(upcoming >= 0, label, 0.0)
-    result = -(blank + label)[:, None] * transducer.softmax(logits, log_norm)  # [n, V]
+    result = -(blank + label)[:, None] * softmax(logits, log_norm)  # [n, V]
     if teacher is not None:
         tempered, tempered_norm = _tempered(task, logits, log_norm)
         target = task.divergence.target(teacher, tempered, upcoming, task.blank_id)
-        result += (divergence / task.temperature)[:, None] * (transducer.softmax(tempered, tempered_norm) - target)
+        result += (divergence / task.temperature)[:, None] * (softmax(tempered, tempered_norm) - target)
     node = tf.range(tf.shape(blank)[0])
     arcs = [tf.fill(tf.shape(node), task.blank_id), tf.maximum(upcoming, 0)]
     index = tf.concat([tf.stack([node, arc], axis=1) for arc in arcs], axis=0)  # [2n, 2]
     return tf.tensor_scatter_nd_add(result, index, tf.concat([blank, label], axis=0))
 
 
+def log_sum_exp(logits: tf.Tensor) -> tf.Tensor:
+    """The log-normaliser over the last axis; 0 for a node without any class, so that its arcs are -inf and not NaN."""
+    log_norm = tf.reduce_logsumexp(logits, axis=-1)
+    return tf.where(tf.math.is_inf(log_norm), 0.0, log_norm)
+
+
+def softmax(logits: tf.Tensor, log_norm: tf.Tensor) -> tf.Tensor:
+    """Probabilities of the last axis, given its `log_sum_exp`; all 0 for a node without any class."""
+    return tf.exp(logits - log_norm[..., None])
+
+
 def _tempered(task: NodeTask, logits: tf.Tensor, log_norm: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     if task.temperature == 1.0:
         return logits, log_norm
     logits /= task.temperature
-    return logits, transducer.log_sum_exp(logits)
+    return logits, log_sum_exp(logits)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_rnnt_kd.losses import distillation, lattice, transducer
-from tf_rnnt_kd.losses.joint_tiles import JointInputs
+from tf_rnnt_kd.losses.joint_tiles import JointInputs, cleaned
 from tf_rnnt_kd.losses.nodes import NodeTask, node_gradient, node_values
-from tf_rnnt_kd.masks import zero_padding
+from tf_rnnt_kd.masks import length_mask, zero_padding
 
 
 class AdditiveJoint(NamedTuple):
@@ -58,7 +58,6 @@ def band_losses(
     blank_id: int = 0,
     fastemit_lambda: float = 0.0,
     temperature: float = 1.0,
-    divergence: distillation.NodeDivergence = distillation.LATTICE,
 ) -> BandLosses:
     """Transducer loss and lattice KL in a band of the lattice.
 
@@ -78,7 +77,6 @@ def band_losses(
       blank_id: the blank's class.
       fastemit_lambda: weight of FastEmit in the band.
       temperature: of the KL only.
-      divergence: of teacher and student at a node.
 
     Returns:
       `BandLosses`; the transducer loss is inf where no alignment fits the band (always if U_b > (columns - 1) T_b).
@@ -92,14 +90,13 @@ def band_losses(
     loss, occupancy = _loss_and_occupancy(*arcs, num_frames, num_labels)
     starts = band_starts(occupancy, num_frames, num_labels, columns)  # [B, T]
     column = starts[:, :, None] + tf.range(tf.minimum(columns, tf.shape(occupancy)[2]))  # [B, T, S]
-    task = NodeTask(blank_id, temperature, divergence)
+    task = NodeTask(blank_id, temperature, distillation.LATTICE)
     log_blank, log_label, divergences = _band_nodes(task, student, teacher, labels, num_frames, num_labels, column)
-    in_band = tf.ones_like(divergences, tf.bool) & (column <= num_labels[:, None, None])
-    in_band &= tf.range(tf.shape(column)[1])[:, None] < num_frames[:, None, None]
-    max_columns = tf.shape(occupancy)[2]
+    max_frames, max_columns = tf.shape(occupancy)[1], tf.shape(occupancy)[2]
+    real = length_mask(num_frames, max_frames)[:, :, None] & (column <= num_labels[:, None, None])  # [B, T, S]
     arcs = _spread(log_blank, starts, max_columns), _spread(log_label, starts, max_columns)[:, :, :-1]
     banded = transducer.arc_loss(*arcs, num_frames, num_labels, fastemit_lambda=fastemit_lambda)
-    kl = tf.reduce_sum(tf.where(in_band, divergences, 0.0), axis=[1, 2])
+    kl = tf.reduce_sum(tf.where(real, divergences, 0.0), axis=[1, 2])
     return BandLosses(banded, kl, loss, starts)
 
 
@@ -160,7 +157,7 @@ def additive_arcs(
         arcs = [scale * arc + linguistic_scale * own for arc, own in zip(arcs, alone, strict=True)]
         scale = 1.0
     if acoustic_scale:
-        mask = tf.cast(lattice.length_mask(num_labels + 1, tf.shape(linguistic)[1]), tf.float32)[:, :, None]
+        mask = tf.cast(length_mask(num_labels + 1, tf.shape(linguistic)[1]), tf.float32)[:, :, None]
         mean = tf.reduce_sum(mask * tf.nn.softmax(linguistic), axis=[0, 1]) / tf.reduce_sum(mask)  # [V]
         mean = tf.math.log(mean + 1e-30) + tf.zeros_like(linguistic)
         alone = mixed(heard, of_linguistic(mean), tf.reduce_logsumexp(acoustic + mean[:, :1], axis=2)[:, :, None])
@@ -267,8 +264,7 @@ def _band_nodes(
 
 
 def _band_logits(inputs: JointInputs, num_frames: tf.Tensor, num_labels: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
-    encoded, predicted, kernel, bias = (tf.cast(tf.convert_to_tensor(values), tf.float32) for values in inputs)
-    encoded, predicted = zero_padding(encoded, num_frames), zero_padding(predicted, num_labels + 1)
+    encoded, predicted, kernel, bias = cleaned(inputs, num_frames, num_labels)
     hidden = tf.tanh(encoded[:, :, None] + tf.gather(predicted, column, batch_dims=1))  # [B, T, S, D]
     return tf.nn.bias_add(tf.matmul(tf.reshape(hidden, [-1, tf.shape(hidden)[3]]), kernel), bias)  # [BTS, V]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_rnnt_kd.losses import lattice
+from tf_rnnt_kd.losses.nodes import NodeTask, node_gradient, node_values
 
 
 def transducer_loss(
@@ -103,54 +104,6 @@ def next_labels(labels: tf.Tensor, num_labels: tf.Tensor) -> tf.Tensor:
     return tf.where(lattice.length_mask(num_labels, tf.shape(labels)[1]), labels, -1)
 
 
-def node_arcs(logits: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Log-probabilities of the two arcs, and the log-normaliser, of each node.
-
-    Args:
-      logits: [B, T, U+1, V] float32.
-      upcoming: [B, U+1] int32, from `next_labels`.
-      blank_id: the blank's class.
-
-    Returns:
-      (log_blank, log_label, log_norm): [B, T, U+1] float32; log_label means nothing where `upcoming` is -1.
-    """
-    log_norm = log_sum_exp(logits)  # [B, T, U+1]
-    index = tf.broadcast_to(tf.maximum(upcoming, 0)[:, None], tf.shape(log_norm))  # [B, T, U+1]
-    log_label = tf.gather(logits, index, batch_dims=3) - log_norm
-    return logits[..., blank_id] - log_norm, log_label, log_norm
-
-
-def node_targets(upcoming: tf.Tensor, blank_id: int, vocabulary: int, blank: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-    """Puts a weight for each node's two arcs on their classes.
-
-    `weight(k) = blank [k = blank] + label [k = next]`. With the gradients of the two log-probabilities as weights, the
-    gradient by the logits is `weight(k) - (blank + label) p(k)`.
-
-    Args:
-      upcoming: [B, U+1] int32, from `next_labels`.
-      blank_id: the blank's class.
-      vocabulary: V.
-      blank: [B, T, U+1] float32.
-      label: [B, T, U+1] float32.
-
-    Returns:
-      [B, T, U+1, V] float32.
-    """
-    is_label = tf.one_hot(upcoming, vocabulary)[:, None]  # [B, 1, U+1, V]
-    return blank[..., None] * tf.one_hot(blank_id, vocabulary) + label[..., None] * is_label  # [B, T, U+1, V]
-
-
-def log_sum_exp(logits: tf.Tensor) -> tf.Tensor:
-    """The log-normaliser over the last axis; 0 for a node without any class, so that its arcs are -inf and not NaN."""
-    log_norm = tf.reduce_logsumexp(logits, axis=-1)
-    return tf.where(tf.math.is_inf(log_norm), 0.0, log_norm)
-
-
-def softmax(logits: tf.Tensor, log_norm: tf.Tensor) -> tf.Tensor:
-    """Probabilities of the last axis, given its `log_sum_exp`; all 0 for a node without any class."""
-    return tf.exp(logits - log_norm[..., None])
-
-
 def log_arcs(
     logits: tf.Tensor, labels: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor, blank_id: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -166,20 +119,23 @@ def log_arcs(
     Returns:
       (log_blank [B, T, U+1], log_label [B, T, U]) float32.
     """
-    upcoming = next_labels(labels, num_labels)  # [B, U+1]
+    logits = tf.cast(logits, tf.float32)
+    shape = tf.shape(logits)
+    _, frames, columns, vocabulary = tf.unstack(shape)
+    upcoming = tf.broadcast_to(next_labels(labels, num_labels)[:, None], shape[:3])  # [B, T, U+1]
+    upcoming = tf.reshape(upcoming, [-1])  # [n], n = B T (U+1)
+    task = NodeTask(blank_id)
 
     @tf.custom_gradient
     def arcs(logits: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
-        log_blank, log_label, log_norm = node_arcs(logits, upcoming, blank_id)
+        log_blank, log_label, unused, log_norm = node_values(task, logits, None, upcoming)  # [n]
 
         def gradient(blank: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-            _, frames, columns, vocabulary = tf.unstack(tf.shape(logits))
-            label = tf.pad(label, [[0, 0], [0, 0], [0, 1]])  # [B, T, U+1]
-            result = node_targets(upcoming, blank_id, vocabulary, blank, label)
-            result -= (blank + label)[..., None] * softmax(logits, log_norm)  # [B, T, U+1, V]
+            result = node_gradient(task, logits, None, upcoming, log_norm, blank, label, unused)
             mask = lattice.node_mask(num_frames, num_labels, frames, columns - 1)
-            return tf.where(mask[..., None], result, 0.0)  # padding may hold NaN
+            return tf.where(tf.reshape(mask, [-1, 1]), result, 0.0)  # padding may hold NaN
 
-        return (log_blank, log_label[:, :, :-1]), gradient
+        return (log_blank, log_label), gradient
 
-    return arcs(tf.cast(logits, tf.float32))
+    log_blank, log_label = (tf.reshape(arc, shape[:3]) for arc in arcs(tf.reshape(logits, [-1, vocabulary])))
+    return log_blank, log_label[:, :, :-1]

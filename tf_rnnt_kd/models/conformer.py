@@ -192,7 +192,15 @@ class ConformerEncoder(keras.layers.Layer):
         return tuple(state)
 
     def stream(self, features, state):
-        """[B, 4n, F], state -> [B, n, D], state; for any n."""
+        """[B, 4n, F], state -> [B, n, D], state; for any n, also 0."""
+
+        def nothing():
+            return tf.zeros([tf.shape(features)[0], 0, self.width], self.compute_dtype), tuple(state)
+
+        # Convolutions over less than their kernel are not defined: with oneDNN, TensorFlow 2.21 gives back the input.
+        return tf.cond(tf.shape(features)[1] > 0, lambda: self._advance(features, state), nothing)
+
+    def _advance(self, features, state):
         seen, subsampled, caches = state[0], state[1:3], state[3:]
         frames, subsampled = self.subsampling.stream(features, subsampled)  # [B, n, D]
         num_new = tf.shape(frames)[1]

@@ -44,7 +44,7 @@ class Subsampling(keras.layers.Layer):
         return tf.zeros([batch_size, 1, self.num_bins], dtype), tf.zeros([batch_size, 1, self.width], dtype)
 
     def stream(self, features, state):
-        """[B, 4n, F], state -> [B, n, D], state. The same arithmetic as `call`, without dropout."""
+        """[B, 4n, F], state -> [B, n, D], state, n > 0. The same arithmetic as `call`, without dropout."""
         last_feature, last_half = state
         features = tf.concat([last_feature, tf.cast(features, self.compute_dtype)], axis=1)  # [B, 1+4n, F]
         halves = tf.concat([last_half, self.first(features)], axis=1)  # [B, 1+2n, D]

@@ -10,7 +10,7 @@ from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
-# Fitted to the peaks of steps of eleven models on a CPU (tools/bench_memory.py, BUILD_NOTES.md), float32 numbers each.
+# Fitted to the peaks of ten measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md), float32 numbers each.
 _RUNTIME_BYTES = 140e6  # kernels, threads and the allocator's reserve
 _PER_WEIGHT = 8.4  # weight, two moments, gradient, its clipped copies and the optimizer's temporaries
 _PER_FRAME_WIDTH = 51.3  # what a Conformer block keeps for its gradient, in widths a frame
