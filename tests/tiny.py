@@ -17,11 +17,20 @@ BUCKETS = Buckets((1.2, 2.0), batch_seconds=8.0)
 
 
 def transducer(
-    vocabulary_size=6, *, causal=False, width=16, num_blocks=1, dropout=0.1, joint_width=12, seed=0, **options
+    vocabulary_size=6,
+    *,
+    causal=False,
+    width=16,
+    num_blocks=1,
+    dropout=0.1,
+    joint_width=12,
+    training_chunks=(),
+    seed=0,
+    **options,
 ):
     """A Conformer transducer of some ten thousand weights."""
     keras.utils.set_random_seed(seed)
-    encoder = ConformerEncoder(width, num_blocks, 2, 3, causal, 4 if causal else None, dropout)
+    encoder = ConformerEncoder(width, num_blocks, 2, 3, causal, 4 if causal else None, dropout, 1, training_chunks)
     return Transducer(
         vocabulary_size, encoder, prediction_width=16, joint_width=joint_width, dropout=dropout, **options
     )

@@ -61,7 +61,7 @@ def _load_tensorflow_quietly() -> None:
 
     They are written before any log level applies, straight to file descriptor 2.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -6,6 +6,7 @@ from tf_rnnt_kd.errors import run_command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the trained model.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the SavedModel; must not exist.", required=True)
+_CHUNK = flags.DEFINE_integer("chunk", None, "Frames of 40 ms heard at once, of those the model was trained on.", 1)
 
 
 def main(argv):
@@ -13,7 +14,7 @@ def main(argv):
     del argv
     from tf_rnnt_kd.serving.saved_model import export_checkpoint
 
-    export_checkpoint(_CHECKPOINT.value, _OUTPUT.value)
+    export_checkpoint(_CHECKPOINT.value, _OUTPUT.value, chunk=_CHUNK.value)
     print(f"exported to {_OUTPUT.value}")
 
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.models.layers import check_layer
-from tf_rnnt_kd.models.attention import RotaryAttention, rotate
+from tf_rnnt_kd.models.attention import RotaryAttention, masked_softmax, rotate
 
 
 def random(*shape, seed=0):
@@ -54,6 +54,40 @@ def test_equals_the_textbook(layer):
     mask |= np.eye(6, dtype=bool)
     expected = [oracle(layer, inputs[b], mask[b, 0]) for b in range(2)]
     np.testing.assert_allclose(layer(inputs, mask), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("frames", "size", "count"), [(1, 2, 2), (7, 2, 3), (8, 4, 1), (9, 4, 2)])
+def test_blocks_equal_the_whole_with_the_same_mask(layer, frames, size, count):
+    inputs, rng = random(2, frames, 8), np.random.default_rng(1)
+    num_blocks = -(-frames // size)
+    key = (np.arange(num_blocks)[:, None] + 1) * size - count * size + np.arange(count * size)  # [K, W]
+    mask = rng.random([2, num_blocks, size, count * size]) < 0.6
+    mask &= ((key >= 0) & (key < frames))[:, None]
+    whole = np.zeros([2, 1, num_blocks * size, frames], bool)
+    for b, k, s, w in zip(*np.nonzero(mask), strict=True):
+        whole[b, 0, k * size + s, key[k, w]] = True
+    whole |= np.eye(num_blocks * size, frames, dtype=bool)  # nobody sees nothing
+    for k, s in np.ndindex(num_blocks, size):
+        if k * size + s < frames:
+            mask[:, k, s, (count - 1) * size + s] = True
+    found = layer(inputs, mask[:, None])
+    np.testing.assert_allclose(found, layer(inputs, whole[:, :, :frames]), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_softmax_and_its_gradient_are_those_of_the_library(dtype):
+    scores, weights = (tf.cast(random(2, 3, 4, seed=seed), dtype) for seed in (0, 1))
+    mask = np.random.default_rng(0).random([2, 3, 4]) < 0.7
+    mask[..., 0] = True
+    results = []
+    for softmax in (masked_softmax, lambda x, m: tf.nn.softmax(tf.where(m, tf.cast(x, tf.float32), -1e9))):
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            probabilities = softmax(scores, mask)
+            total = tf.reduce_sum(tf.cast(probabilities, tf.float32) * tf.cast(weights, tf.float32))
+        results.append([tf.cast(values, tf.float32) for values in (probabilities, tape.gradient(total, scores))])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6 if dtype == "float32" else 1e-2)
 
 
 def test_a_hidden_key_has_no_influence(layer):

@@ -16,8 +16,8 @@ def features(batch=2, seed=0):
     return random(batch, FEATURES, 10, seed=seed)
 
 
-def make_encoder(causal, num_blocks=1, left_context=4, dropout=0.0):
-    encoder = ConformerEncoder(8, num_blocks, 2, 3, causal, left_context if causal else None, dropout)
+def make_encoder(causal, num_blocks=1, left_context=4, dropout=0.0, **options):
+    encoder = ConformerEncoder(8, num_blocks, 2, 3, causal, left_context if causal else None, dropout, **options)
     encoder.build((None, None, 10))
     return encoder
 
@@ -141,6 +141,88 @@ def test_a_causal_encoder_needs_a_context():
         ConformerEncoder(8, 1, 2, 3, causal=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 0}, "at least 1"),
+        ({"chunk": 3, "training_chunks": (2, 6, 4)}, r"\(3, 2, 6, 4\) must .* divide the largest"),
+        ({"chunk": 2, "causal": False}, "full context has no chunks"),
+        ({"training_chunks": (1, 2), "causal": False}, "full context has no chunks"),
+    ],
+)
+def test_chunks_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_encoder(**{"causal": True, **options})
+
+
+def test_frames_see_their_chunk_to_its_end_and_no_further():
+    encoder, lengths = make_encoder(True, num_blocks=2, chunk=3), np.array([FEATURES])
+    plain = encoder(features(1), lengths).numpy()
+    for t in range(FRAMES):
+        changed = features(1)
+        changed[:, 4 * t + 3] += 10.0  # the last feature of frame t: also heard in frame t + 1
+        first = np.flatnonzero(np.any(encoder(changed, lengths).numpy() != plain, axis=(0, 2)))[0]
+        assert first == t // 3 * 3
+
+
+@pytest.mark.parametrize(("left_context", "chunk"), [(0, 1), (1, 1), (4, 1), (11, 1), (30, 1), (4, 2), (5, 4), (2, 6)])
+def test_attention_in_blocks_sees_the_window(left_context, chunk):
+    encoder = make_encoder(True, left_context=left_context, chunk=chunk)
+    query, key = np.mgrid[:FRAMES, :FRAMES]
+    expected = (key >= query - left_context) & (key < (query // chunk + 1) * chunk) & (key < FRAMES - 1)
+    mask = encoder._offline_mask(tf.constant([FRAMES - 1]), FRAMES, False).numpy()[0, 0]  # [K, S, W]
+    found = np.zeros([FRAMES, FRAMES], bool)
+    for k, s, w in zip(*np.nonzero(mask), strict=True):
+        t, source = k * mask.shape[1] + s, (k + 1) * mask.shape[1] - mask.shape[2] + w
+        assert t >= FRAMES or source >= 0
+        if t < FRAMES:
+            found[t, source] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_training_draws_its_chunk_and_evaluation_does_not():
+    encoder, lengths = make_encoder(True, chunk=2, training_chunks=(1, 2, 4)), np.array([FEATURES])
+    by_chunk = {}
+    for chunk in (1, 2, 4):
+        fixed = make_encoder(True, chunk=chunk)
+        fixed.set_weights(encoder.get_weights())
+        by_chunk[chunk] = fixed(features(1), lengths).numpy()
+    seen = set()
+    for _ in range(20):
+        outputs = encoder(features(1), lengths, training=True).numpy()
+        (chunk,) = (c for c, expected in by_chunk.items() if np.allclose(outputs, expected, atol=1e-5))
+        seen.add(chunk)
+        np.testing.assert_allclose(encoder(features(1), lengths), by_chunk[2], atol=1e-5)
+    assert seen == {1, 2, 4}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_recomputed_blocks_give_the_same_gradient(causal, compiled):
+    encoder = make_encoder(causal, num_blocks=2, dropout=0.3)
+    inputs, lengths = tf.constant(features()), tf.constant([FEATURES, 20])
+    seeds = [v for v in encoder.variables if "seed" in v.path]
+
+    def step(inputs, lengths):
+        with tf.GradientTape() as tape:
+            outputs = encoder(inputs, lengths, training=True)
+            loss = tf.reduce_sum(outputs[0] ** 3) + tf.reduce_sum(outputs[1, :5] ** 3)
+        return loss, tape.gradient(loss, [v.value for v in encoder.trainable_variables])
+
+    before = [v.numpy() for v in seeds]
+    results = []
+    for rematerialise in (False, True):
+        encoder.rematerialise = rematerialise
+        for variable, value in zip(seeds, before, strict=True):
+            variable.assign(value)
+        results.append(tf.function(step, autograph=False, jit_compile=compiled)(inputs, lengths))
+        after = [v.numpy() for v in seeds]
+    assert any(np.any(old != new) for old, new in zip(before, after, strict=True))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-6)
+    for found, expected in zip(results[1][1], results[0][1], strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_dropout_changes_the_output_in_training_only():
     encoder = make_encoder(False, dropout=0.3)
     lengths = np.array([FEATURES, FEATURES])
@@ -171,15 +253,16 @@ def random_cuts(rng, total):
     return [0, *sizes, 0]
 
 
-def test_random_chunks_equal_offline():
-    encoder, total = make_encoder(True, num_blocks=2), 40  # ten contexts long
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_random_chunks_equal_offline(chunk):
+    encoder, total = make_encoder(True, num_blocks=2, chunk=chunk), 40  # ten contexts long
     inputs = random(2, 4 * total, 10)
     offline = encoder(inputs, np.array([4 * total] * 2))
     stream = make_stream(encoder, 2)
     rng = np.random.default_rng(0)
     for _ in range(5):
         state, parts, start = encoder.initial_state(2), [], 0
-        for size in random_cuts(rng, total):
+        for size in (chunk * count for count in random_cuts(rng, total // chunk)):
             frames, state = stream(inputs[:, start : start + 4 * size], *state)
             assert frames.shape == (2, size, 8)
             parts.append(frames)

@@ -76,6 +76,14 @@ def test_saving_twice_leaves_the_second_model(work_dir, toy_tokenizer):
     assert not [name for name in os.listdir(work_dir) if name.endswith(".tmp")]
 
 
+def test_a_model_trained_on_several_chunks_comes_back_with_any_of_them(work_dir, toy_tokenizer):
+    save_model(tiny.transducer(causal=True, training_chunks=(1, 2, 4)), toy_tokenizer, str(work_dir))
+    loaded = [load_model(str(work_dir), chunk=chunk)[0].encoder for chunk in (None, 1, 4)]
+    assert [(encoder.chunk, encoder.training_chunks) for encoder in loaded] == [(c, (1, 2, 4)) for c in (1, 1, 4)]
+    with pytest.raises(UserError, match=r"was not trained on chunks of 3 frames: choose from \[1, 2, 4\]"):
+        load_model(str(work_dir), chunk=3)
+
+
 def test_a_folder_without_description_holds_no_model(folder):
     (folder / "model.json").unlink()
     with pytest.raises(UserError, match=r"no trained model in .*model\.json is missing; train it first"):

@@ -15,9 +15,9 @@ def tokenizer():
     return types.SimpleNamespace(pieces=PIECES, hash="a-tokenizer", vocabulary_size=len(PIECES))
 
 
-def transducer(causal):
+def transducer(causal, **options):
     keras.utils.set_random_seed(1)
-    encoder = ConformerEncoder(16, 1, 2, 5, causal=causal, left_context=6 if causal else None)
+    encoder = ConformerEncoder(16, 1, 2, 5, causal=causal, left_context=6 if causal else None, **options)
     model = Transducer(len(PIECES), encoder, prediction_width=16, joint_width=16)
     model.joint.kernel.assign(6 * model.joint.kernel.value)
     model.joint.bias.assign([2.0, *[0.0] * (len(PIECES) - 1)])

@@ -55,6 +55,7 @@ def test_bare_tensorflow_streams_the_offline_text(exported, tmp_path):
 
 def test_metadata_says_what_the_model_is(exported):
     assert json.loads((exported / "assets.extra" / "metadata.json").read_text()) == {
+        "chunk": 1,
         "format": 1,
         "frame_ms": 40,
         "model_hash": "a-model",
@@ -105,8 +106,10 @@ def test_failed_export_leaves_no_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def checkpoint(monkeypatch):
     """What `export_checkpoint` reads, without the disk."""
-    monkeypatch.setattr(saved_model, "read_description", lambda _: {"weights_hash": "a-model"})
-    monkeypatch.setattr(saved_model, "load_model", lambda _: pytest.fail("exported again"))
+    monkeypatch.setattr(
+        saved_model, "read_description", lambda _: {"weights_hash": "a-model", "architecture": {"encoder": {}}}
+    )
+    monkeypatch.setattr(saved_model, "load_model", lambda *_, **__: pytest.fail("exported again"))
     return "checkpoint"
 
 
@@ -114,6 +117,11 @@ def test_export_of_the_same_model_is_left_alone(exported, checkpoint):
     before = sorted(path.stat().st_mtime_ns for path in exported.rglob("*"))
     export_checkpoint(checkpoint, str(exported))
     assert sorted(path.stat().st_mtime_ns for path in exported.rglob("*")) == before
+
+
+def test_export_of_another_chunk_is_refused(exported, checkpoint):
+    with pytest.raises(UserError, match="delete it or choose another"):
+        export_checkpoint(checkpoint, str(exported), chunk=2)
 
 
 def test_foreign_folder_is_not_overwritten(tmp_path, checkpoint):

@@ -68,13 +68,16 @@ def _unpack(hypotheses: Hypotheses) -> tuple[list[list[int]], list[float]]:
     return labels, hypotheses.scores.numpy().tolist()
 
 
-def evaluate_checkpoint(checkpoint: str, folders: Sequence[str], output: str) -> dict[str, SetResult]:
+def evaluate_checkpoint(
+    checkpoint: str, folders: Sequence[str], output: str, *, chunk: int | None = None
+) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
 
     Args:
       checkpoint: folder of `models.saving.save_model`.
       folders: record sets; the last part of each path names the test set.
       output: path of the JSON file.
+      chunk: as in `models.saving.load_model`.
 
     Raises:
       UserError: if two sets have one name, a set is unfinished, or has no transcripts.
@@ -82,7 +85,7 @@ def evaluate_checkpoint(checkpoint: str, folders: Sequence[str], output: str) ->
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
-    model, tokenizer = load_model(checkpoint)
+    model, tokenizer = load_model(checkpoint, chunk=chunk)
     decode = make_decoder(model)
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}

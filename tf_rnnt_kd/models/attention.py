@@ -8,7 +8,7 @@ class RotaryAttention(keras.layers.Layer):
     """`softmax(R(q) R(k)^T / sqrt(d) + mask) v`, where R rotates by position.
 
     The product of two rotated vectors depends on the difference of their positions only (Su et al. 2021, 2104.09864),
-    so a stream may number its frames from the start of its cache. Memory: B·H·T² scores.
+    so a stream may number its frames from the start of its cache. Memory: B·H·T² scores, or B·H·T·W in blocks.
     """
 
     def __init__(self, width: int, num_heads: int, **kwargs):
@@ -29,13 +29,24 @@ class RotaryAttention(keras.layers.Layer):
 
         Args:
           inputs: [B, T, D].
-          mask: [B, 1, T, T] bool, true where the query (third axis) may see the key (last axis).
+          mask: bool, true where a query may see a key: [B, 1, T, T], queries on the third axis, or in blocks
+            [B, 1, K, S, W], where query s of block k (frame t = k S + s) sees key w if that is frame (k + 1) S - W + w.
+            K S >= T; W is a multiple of S; both are static.
 
         Returns:
           [B, T, D].
         """
         query, key, value = self._project(inputs)
-        return self._attend(query, key, value, mask)
+        query, key = rotate(query), rotate(key)
+        if mask.shape.rank == 4:
+            return self._merge(_attend(query, key, value, mask))
+        size, window = mask.shape[3:]
+        query = _blocks(query, size)
+        key, value = (_with_past(_blocks(values, size), window // size) for values in (key, value))
+        context = _attend(query, key, value, mask)  # [B, H, K, S, D/H]
+        shape = tf.shape(context)
+        context = tf.reshape(context, [shape[0], self.num_heads, shape[2] * size, self.head_dim])
+        return self._merge(context[:, :, : tf.shape(inputs)[1]])
 
     def stream(self, inputs, cache, mask):
         """A chunk of n frames that sees itself and a cache of the C frames before it.
@@ -53,7 +64,7 @@ class RotaryAttention(keras.layers.Layer):
         key = tf.concat([cache[0], key], axis=2)  # [B, H, C+n, D/H]
         value = tf.concat([cache[1], value], axis=2)
         query = tf.pad(query, [[0, 0], [0, 0], [size, 0], [0, 0]])  # gives each query the position of its key
-        outputs = self._attend(query, key, value, mask, first_query=size)
+        outputs = self._merge(_attend(rotate(query)[:, :, size:], rotate(key), value, mask))
         moved = tf.shape(inputs)[1]
         return outputs, (key[:, :, moved:], value[:, :, moved:])
 
@@ -62,17 +73,60 @@ class RotaryAttention(keras.layers.Layer):
         heads = tf.reshape(self.project_in(inputs), [shape[0], shape[1], 3 * self.num_heads, self.head_dim])
         return tf.split(tf.transpose(heads, [0, 2, 1, 3]), 3, axis=1)  # three [B, H, T, D/H]
 
-    def _attend(self, query, key, value, mask, first_query=0):
-        query = rotate(query)[:, :, first_query:]
-        scores = tf.matmul(query, rotate(key), transpose_b=True) * (self.head_dim**-0.5)  # [B, H, n, C+n]
-        # A finite floor: a row with no visible key (a padded query) stays free of NaN.
-        scores = tf.where(mask, tf.cast(scores, tf.float32), -1e9)
-        weights = tf.cast(tf.nn.softmax(scores), self.compute_dtype)
-        context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, n, H, D/H]
+    def _merge(self, context):
+        context = tf.transpose(context, [0, 2, 1, 3])  # [B, n, H, D/H]
         return self.project_out(tf.reshape(context, [tf.shape(context)[0], -1, self.width]))
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "num_heads": self.num_heads}
+
+
+def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """The softmax over the keys that `mask` shows, in float32, stored once: the gradient needs no more than the result.
+
+    `d scores = p (d p - sum p d p)`. A row that sees nothing (a padded query) is uniform, not NaN.
+
+    Args:
+      scores: [..., n, W] floating.
+      mask: broadcasts to `scores`, bool.
+
+    Returns:
+      [..., n, W], of the dtype of `scores`.
+    """
+
+    @tf.custom_gradient
+    def softmax(scores):
+        weights = tf.nn.softmax(tf.where(mask, tf.cast(scores, tf.float32), -1e9))
+        weights = tf.cast(weights, scores.dtype)
+
+        def gradient(upstream):
+            share = tf.cast(weights, tf.float32) * tf.cast(upstream, tf.float32)
+            total = tf.reduce_sum(share, axis=-1, keepdims=True)
+            return tf.cast(share - tf.cast(weights, tf.float32) * total, weights.dtype)
+
+        return weights, gradient
+
+    return softmax(scores)
+
+
+def _attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """[..., n, d], [..., W, d] twice, [..., n, W] -> [..., n, d]."""
+    scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # [..., n, W]
+    return tf.matmul(masked_softmax(scores, mask), value)
+
+
+def _blocks(vectors: tf.Tensor, size: int) -> tf.Tensor:
+    """[B, H, T, d] -> [B, H, K, S, d], the last block filled up with zeros."""
+    batch, heads, frames, _ = tf.unstack(tf.shape(vectors))
+    vectors = tf.pad(vectors, [[0, 0], [0, 0], [0, -frames % size], [0, 0]])
+    return tf.reshape(vectors, [batch, heads, -1, size, vectors.shape[-1]])
+
+
+def _with_past(blocks: tf.Tensor, count: int) -> tf.Tensor:
+    """The `count` blocks up to each: [B, H, K, S, d] -> [B, H, K, count S, d], zeros before the first."""
+    num_blocks = tf.shape(blocks)[2]
+    padded = tf.pad(blocks, [[0, 0], [0, 0], [count - 1, 0], [0, 0], [0, 0]])
+    return tf.concat([padded[:, :, i : i + num_blocks] for i in range(count)], axis=3)
 
 
 def rotate(vectors: tf.Tensor) -> tf.Tensor:

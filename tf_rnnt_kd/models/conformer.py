@@ -1,11 +1,24 @@
 """The Conformer encoder, full-context or causal."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
 from tf_rnnt_kd.masks import length_mask, zero_padding
 from tf_rnnt_kd.models.attention import RotaryAttention
 from tf_rnnt_kd.models.subsampling import REDUCTION, Subsampling
+
+
+def drop(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Dropout whose mask depends on its seed alone; none without a seed.
+
+    Args:
+      inputs: [...] floating.
+      rate: share of the inputs that becomes 0; the rest is divided by 1 - rate.
+      seed: [2] integer, or None.
+    """
+    return inputs if seed is None else tf.nn.experimental.stateless_dropout(inputs, rate, tf.cast(seed, tf.int32))
 
 
 class FeedForward(keras.layers.Layer):
@@ -17,15 +30,15 @@ class FeedForward(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
         self.expand = keras.layers.Dense(4 * width, activation="swish", name="expand")
         self.contract = keras.layers.Dense(width, name="contract")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.seeds = keras.random.SeedGenerator() if dropout else None
 
     def build(self, inputs_shape):
         self.norm.build((None, None, self.width))
         self.expand.build((None, None, self.width))
         self.contract.build((None, None, 4 * self.width))
 
-    def call(self, inputs, training=False):
-        return self.drop(self.contract(self.expand(self.norm(inputs))), training=training)
+    def call(self, inputs, seed=None):
+        return drop(self.contract(self.expand(self.norm(inputs))), self.dropout, seed)
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "dropout": self.dropout}
@@ -46,18 +59,18 @@ class Convolution(keras.layers.Layer):
         self.depthwise = keras.layers.DepthwiseConv1D(kernel_size, name="depthwise")
         self.inner_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="inner_norm")
         self.contract = keras.layers.Dense(width, name="contract")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.seeds = keras.random.SeedGenerator() if dropout else None
 
     def build(self, inputs_shape):
         for layer in (self.norm, self.expand, self.depthwise, self.inner_norm, self.contract):
             layer.build((None, None, self.width))
 
-    def call(self, inputs, num_frames, training=False):
+    def call(self, inputs, num_frames, seed=None):
         """[B, T, D], [B] -> [B, T, D]."""
         left = self.kernel_size - 1 if self.causal else (self.kernel_size - 1) // 2
         gated = zero_padding(self._gate(inputs), num_frames)
         padded = tf.pad(gated, [[0, 0], [left, self.kernel_size - 1 - left], [0, 0]])  # [B, T+k-1, D]
-        return self.drop(self._mix(padded), training=training)
+        return drop(self._mix(padded), self.dropout, seed)
 
     def stream(self, inputs, cache):
         """[B, n, D] and the last k - 1 gated frames [B, k-1, D] -> [B, n, D] and the next cache."""
@@ -97,7 +110,7 @@ class ConformerBlock(keras.layers.Layer):
         self.feed_forward_in = FeedForward(width, dropout, name="feed_forward_in")
         self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="attention_norm")
         self.attention = RotaryAttention(width, num_heads, name="attention")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.seeds = keras.random.SeedGenerator() if dropout else None
         self.convolution = Convolution(width, kernel_size, causal, dropout, name="convolution")
         self.feed_forward_out = FeedForward(width, dropout, name="feed_forward_out")
         self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm")
@@ -109,11 +122,18 @@ class ConformerBlock(keras.layers.Layer):
         self.feed_forward_out.build(shape)
         self.norm.build(shape)
 
-    def call(self, inputs, num_frames, mask, training=False):
-        x = inputs + 0.5 * self.feed_forward_in(inputs, training=training)
-        x = x + self.drop(self.attention(self.attention_norm(x), mask), training=training)
-        x = x + self.convolution(x, num_frames, training=training)
-        return self.norm(x + 0.5 * self.feed_forward_out(x, training=training))
+    def draw_seeds(self):
+        """The next dropout seed of each module, drawn apart from `call` so that calling again drops the same again."""
+        dropped = (self.feed_forward_in, self, self.convolution, self.feed_forward_out)
+        return [layer.seeds.next() for layer in dropped] if self.dropout else None
+
+    def call(self, inputs, num_frames, mask, seeds=None):
+        """[B, T, D], [B], as in `RotaryAttention` -> [B, T, D]; in training with what `draw_seeds` gave."""
+        seeds = seeds or [None] * 4
+        x = inputs + 0.5 * self.feed_forward_in(inputs, seeds[0])
+        x = x + drop(self.attention(self.attention_norm(x), mask), self.dropout, seeds[1])
+        x = x + self.convolution(x, num_frames, seeds[2])
+        return self.norm(x + 0.5 * self.feed_forward_out(x, seeds[3]))
 
     def stream(self, inputs, state, mask):
         """[B, n, D], (keys, values, gated frames) -> [B, n, D], state. The same arithmetic as `call`."""
@@ -145,8 +165,22 @@ class ConformerBlock(keras.layers.Layer):
 class ConformerEncoder(keras.layers.Layer):
     """Subsampling and `num_blocks` Conformer blocks: `[B, 4T, F] -> [B, T, D]`.
 
-    With `causal=True` frame t sees frames t - left_context … t and nothing later; such an encoder streams with a state
-    of fixed size, and its chunked output equals its offline output. `left_context` is in encoder frames of 40 ms.
+    With `causal=True` attention shows frame t the frames t - left_context … t and those after it in its chunk, the
+    convolutions nothing later; such an encoder streams with a state of fixed size, in O(T · context), and its chunked
+    output equals its offline output. Look-ahead does not add up over blocks: all of them wait for the same chunk.
+
+    Args:
+      width: D.
+      num_blocks: Conformer blocks.
+      num_heads: H.
+      kernel_size: frames of the depthwise convolution.
+      causal: whether the encoder streams.
+      left_context: encoder frames of 40 ms that attention looks back.
+      dropout: at the output of every module.
+      chunk: frames that see each other; up to chunk - 1 frames of look-ahead, 1 for a strictly causal encoder.
+      training_chunks: in training each batch draws its chunk from these, so that one model serves several latencies.
+      rematerialise: in training, keep the inputs of blocks only and compute their insides again for the gradient:
+        memory of one block in place of all, for about a third more time.
     """
 
     def __init__(
@@ -158,17 +192,31 @@ class ConformerEncoder(keras.layers.Layer):
         causal: bool = False,
         left_context: int | None = None,
         dropout: float = 0.1,
+        chunk: int = 1,
+        training_chunks: Sequence[int] = (),
+        rematerialise: bool = False,
         **kwargs,
     ):
         super().__init__(**{"name": "encoder", **kwargs})
-        if causal and left_context is None:
-            raise ValueError("a causal encoder needs left_context, the frames of 40 ms that attention may look back")
+        self.chunk, self.training_chunks, self.rematerialise = chunk, tuple(training_chunks), rematerialise
+        self._check(causal, left_context)
         self.width, self.num_blocks, self.num_heads, self.kernel_size = width, num_blocks, num_heads, kernel_size
         self.causal, self.left_context, self.dropout = causal, left_context, dropout
         self.subsampling = Subsampling(width, dropout, name="subsampling")
         self.blocks = [
             ConformerBlock(width, num_heads, kernel_size, causal, dropout, name=f"block_{i}") for i in range(num_blocks)
         ]
+        if training_chunks:
+            self.seeds = keras.random.SeedGenerator()
+
+    def _check(self, causal, left_context):
+        chunks = (self.chunk, *self.training_chunks)
+        if causal and left_context is None:
+            raise ValueError("a causal encoder needs left_context, the frames of 40 ms that attention may look back")
+        if chunks != (1,) and not causal:
+            raise ValueError("chunk and training_chunks are of a causal encoder: full context has no chunks")
+        if min(chunks) < 1 or any(max(chunks) % chunk for chunk in chunks):
+            raise ValueError(f"chunk and training_chunks {chunks} must be at least 1 and divide the largest of them")
 
     def build(self, features_shape):
         self.subsampling.build(features_shape)
@@ -179,9 +227,14 @@ class ConformerEncoder(keras.layers.Layer):
         """[B, 4T, F], [B] -> [B, T, D]; frames at and beyond num_features // 4 are undefined."""
         num_frames = num_features // REDUCTION
         frames = self.subsampling(features, num_features, training=training)  # [B, T, D]
-        mask = self._offline_mask(num_frames, tf.shape(frames)[1])
+        mask = self._offline_mask(num_frames, tf.shape(frames)[1], training)
         for block in self.blocks:
-            frames = block(frames, num_frames, mask, training=training)
+            seeds = block.draw_seeds() if training else None
+
+            def apply(frames, block=block, seeds=seeds):
+                return block(frames, num_frames, mask, seeds)
+
+            frames = (tf.recompute_grad(apply) if training and self.rematerialise else apply)(frames)
         return frames
 
     def initial_state(self, batch_size) -> tuple[tf.Tensor, ...]:
@@ -192,7 +245,7 @@ class ConformerEncoder(keras.layers.Layer):
         return tuple(state)
 
     def stream(self, features, state):
-        """[B, 4n, F], state -> [B, n, D], state; for any n, also 0."""
+        """[B, 4n, F], state -> [B, n, D], state; for any n, also 0, that is a multiple of `chunk` but at the end."""
 
         def nothing():
             return tf.zeros([tf.shape(features)[0], 0, self.width], self.compute_dtype), tuple(state)
@@ -212,20 +265,33 @@ class ConformerEncoder(keras.layers.Layer):
         seen = tf.minimum(seen + num_new, self.left_context)
         return frames, (seen, *subsampled, *moved)
 
-    def _offline_mask(self, num_frames, max_frames):
-        visible = length_mask(num_frames, max_frames)[:, None, None, :]  # [B, 1, 1, T]
-        return visible & self._window(max_frames, max_frames)[None, None] if self.causal else visible
+    def _offline_mask(self, num_frames, max_frames, training):
+        if not self.causal:
+            return length_mask(num_frames, max_frames)[:, None, None, :]  # [B, 1, 1, T]
+        # Blocks hold whole chunks. The smaller they are, the less of what a block sees is hidden from its frames.
+        largest = max((self.chunk, *self.training_chunks))
+        size = largest * max(1, self.left_context // (4 * largest))
+        past = -(-self.left_context // size) * size
+        key = tf.range(-past, size)  # [W], counted from the start of the block
+        frame = tf.range(-(-max_frames // size))[:, None] * size + key  # [K, W]
+        real = (frame >= 0) & (frame < tf.cast(num_frames, tf.int32)[:, None, None])  # [B, K, W]
+        window = self._window(tf.range(size)[:, None], key, self._draw_chunk() if training else self.chunk)  # [S, W]
+        return (real[:, :, None] & window)[:, None]  # [B, 1, K, S, W]
 
     def _stream_mask(self, seen, num_new):
-        size = self.left_context + num_new
-        filled = tf.range(size)[None, :] >= self.left_context - seen[:, None]  # [B, C+n]
-        return filled[:, None, None, :] & self._window(num_new, size)[None, None]  # [B, 1, n, C+n]
+        key = tf.range(-self.left_context, num_new)  # [C+n], counted from the start of the new frames
+        window = self._window(tf.range(num_new)[:, None], key, self.chunk)  # [n, C+n]
+        return ((key >= -seen[:, None])[:, None] & window)[:, None]  # [B, 1, n, C+n]
 
-    def _window(self, num_queries, num_keys):
-        """[queries, keys] bool, for queries that are the last of the keys: not later, not older than left_context."""
-        query = tf.range(num_keys - num_queries, num_keys)[:, None]
-        key = tf.range(num_keys)[None, :]
-        return (key <= query) & (key >= query - self.left_context)
+    def _window(self, query, key, chunk):
+        return (key >= query - self.left_context) & (key < (query // chunk + 1) * chunk)
+
+    def _draw_chunk(self):
+        if not self.training_chunks:
+            return self.chunk
+        seed = tf.cast(self.seeds.next(), tf.int32)
+        drawn = tf.random.stateless_uniform([], seed, maxval=len(self.training_chunks), dtype=tf.int32)
+        return tf.gather(tf.constant(self.training_chunks), drawn)
 
     def get_config(self):
         return {
@@ -237,4 +303,7 @@ class ConformerEncoder(keras.layers.Layer):
             "causal": self.causal,
             "left_context": self.left_context,
             "dropout": self.dropout,
+            "chunk": self.chunk,
+            "training_chunks": list(self.training_chunks),
+            "rematerialise": self.rematerialise,
         }

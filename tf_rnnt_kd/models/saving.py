@@ -35,13 +35,23 @@ def save_model(model: Transducer, tokenizer: Tokenizer, folder: str) -> str:
     return description["weights_hash"]
 
 
-def load_model(folder: str) -> tuple[Transducer, Tokenizer]:
+def load_model(folder: str, *, chunk: int | None = None) -> tuple[Transducer, Tokenizer]:
     """Reads what `save_model` wrote.
 
+    Args:
+      folder: of the model.
+      chunk: in place of the encoder's own, one of those it was trained on.
+
     Raises:
-      UserError: if there is no model, or the weights are damaged or of another architecture.
+      UserError: if there is no model, it was not trained on that chunk, or the weights are damaged or of another
+        architecture.
     """
     description = read_description(folder)
+    encoder = description["architecture"]["encoder"]
+    trained = {encoder.get("chunk", 1), *encoder.get("training_chunks", ())}
+    if chunk is not None and chunk not in trained:
+        raise UserError(f"{folder} was not trained on chunks of {chunk} frames: choose from {sorted(trained)}")
+    encoder["chunk"] = chunk or encoder.get("chunk", 1)
     tokenizer = load_tokenizer(os.path.join(folder, "tokenizer"))
     if tokenizer.hash != description["tokenizer_hash"]:
         raise UserError(f"{folder}/tokenizer is not the tokenizer this model was trained with; restore it")

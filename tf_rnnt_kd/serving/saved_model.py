@@ -21,22 +21,25 @@ METADATA = os.path.join("assets.extra", "metadata.json")
 _FORMAT = 1
 
 
-def export_checkpoint(checkpoint: str, folder: str) -> None:
+def export_checkpoint(checkpoint: str, folder: str, *, chunk: int | None = None) -> None:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
 
     Args:
       checkpoint: folder of the trained model.
       folder: of the export; made when the export is whole, never before.
+      chunk: encoder frames that see each other, for a model trained on several; None for its own.
 
     Raises:
-      UserError: if there is no model, or something else is at `folder`.
+      UserError: if there is no model, the chunk is none of its, or something else is at `folder`.
     """
-    model_hash = read_description(checkpoint)["weights_hash"]
+    description = read_description(checkpoint)
+    model_hash, chunk = description["weights_hash"], chunk or description["architecture"]["encoder"].get("chunk", 1)
     if os.path.lexists(folder):
-        if _read_metadata(folder).get("model_hash") == model_hash:
+        found = _read_metadata(folder)
+        if (found.get("model_hash"), found.get("chunk", 1)) == (model_hash, chunk):
             return
-        raise UserError(f"{folder} exists and is no export of {checkpoint}: delete it or choose another folder")
-    model, tokenizer = load_model(checkpoint)
+        raise UserError(f"{folder} exists and is no such export of {checkpoint}: delete it or choose another folder")
+    model, tokenizer = load_model(checkpoint, chunk=chunk)
     export_model(model, tokenizer, folder, model_hash=model_hash)
 
 
@@ -56,6 +59,7 @@ def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # no one trains an export
         tf.saved_model.save(module, temporary, signatures=module.signatures(), options=options)
         metadata = {
+            "chunk": model.encoder.chunk,
             "format": _FORMAT,
             "frame_ms": 1000 * FRAME_STEP * REDUCTION // SAMPLE_RATE,
             "model_hash": model_hash,

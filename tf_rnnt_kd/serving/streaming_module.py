@@ -68,7 +68,7 @@ class StreamingModule(OfflineModule):
             return self._with_known_shapes(_step(model, pieces, samples, state))
 
         def flush(**state):
-            return self._with_known_shapes(_flush(model, state))
+            return self._with_known_shapes(_flush(model, pieces, state))
 
         def initial_state():
             return self._with_known_shapes(_initial_state(model, 1))
@@ -81,9 +81,10 @@ class StreamingModule(OfflineModule):
         """Those of `OfflineModule`, and those of a stream of B sessions.
 
         `initial_state() -> state` of one session; every tensor has the batch first: repeat it for B sessions;
-        `step(samples [B, n], **state) -> {text [B], labels [B, k], num_labels [B], **state}` for any n, also 0;
-        `flush(**state)`: the same, at the end of the audio. Samples that do not fill an encoder frame have no text
-        (offline search drops them too), so the text is empty and the state is that of a new session.
+        `step(samples [B, n], **state) -> {text [B], labels [B, k], num_labels [B], **state}` for any n, also 0; text
+        comes when a chunk of the encoder is full;
+        `flush(**state)`: the same at the end of the audio, with the text of a last chunk that is not full and the state
+        of a new session. Samples that do not fill an encoder frame have no text (offline search drops them too).
         """
         samples = tf.TensorSpec([None, None], tf.float32, "samples")
         return {
@@ -105,7 +106,21 @@ def _transcribe(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, nu
 
 
 def _step(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, state: State) -> State:
-    features, pending = _take_features(tf.concat([state["pending"], samples], axis=1))
+    samples = tf.concat([state["pending"], samples], axis=1)
+    features, pending = _take_features(samples, model.encoder.chunk)
+    return _recognize(model, pieces, features, {**state, "pending": pending})
+
+
+def _flush(model: Transducer, pieces: Sequence[str], state: State) -> State:
+    fresh = _initial_state(model, tf.shape(state["pending"])[0])
+    if model.encoder.chunk == 1:  # all whole frames have been heard
+        empty = tf.fill([tf.shape(state["pending"])[0]], "")
+        nothing = tf.zeros([tf.shape(empty)[0], 0], tf.int32)
+        return {"text": empty, "labels": nothing, "num_labels": tf.reduce_sum(nothing, axis=1), **fresh}
+    return {**_recognize(model, pieces, _take_features(state["pending"], 1)[0], state), **fresh}
+
+
+def _recognize(model: Transducer, pieces: Sequence[str], features: tf.Tensor, state: State) -> State:
     encoded, encoder_state = model.stream(features, _flat(state, "encoder"))  # [B, n, D]
     num_frames = tf.fill([tf.shape(encoded)[0]], tf.shape(encoded)[1])
     hypotheses, search = search_chunk(
@@ -120,23 +135,14 @@ def _step(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, state: S
         "text": _spell(pieces, hypotheses.labels),
         "labels": hypotheses.labels[:, : tf.reduce_max(hypotheses.num_labels)],
         "num_labels": hypotheses.num_labels,
-        **_state(pending, encoder_state, search),
+        **_state(state["pending"], encoder_state, search),
     }
 
 
-def _flush(model: Transducer, state: State) -> State:
-    batch_size = tf.shape(state["pending"])[0]
-    return {
-        "text": tf.fill([batch_size], ""),
-        "labels": tf.zeros([batch_size, 0], tf.int32),
-        "num_labels": tf.zeros([batch_size], tf.int32),
-        **_initial_state(model, batch_size),
-    }
-
-
-def _take_features(samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Features of all whole encoder frames in `samples`, [B, 4n, F], and the samples that later frames still need."""
-    num_features = num_log_mel_frames(tf.shape(samples)[1]) // REDUCTION * REDUCTION
+def _take_features(samples: tf.Tensor, chunk: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Features of all whole chunks in `samples`, [B, 4n, F], and the samples that later ones still need."""
+    unit = chunk * REDUCTION
+    num_features = num_log_mel_frames(tf.shape(samples)[1]) // unit * unit
     consumed = num_features * FRAME_STEP
     heard = consumed + tf.where(
         num_features > 0, FRAME_LENGTH - FRAME_STEP, 0
