@@ -24,8 +24,8 @@ import time
 from typing import NamedTuple
 
 OURS = """tiles tiles+kl tiles+ragged tiles+kl+ragged tiles+bf16 tiles+kl+bf16 tiles+xla tiles+kl+xla
-tiles+kl+ragged+xla full full+kl full+kl+xla unfused unfused+kl unfused+kl+ragged unfused+kl+xla band band+kl
-band+kl+xla products""".split()
+tiles+kl+ragged+xla total+kl total+kl+ragged total+kl+bf16 total+kl+xla full full+kl full+kl+xla unfused unfused+kl
+unfused+kl+ragged unfused+kl+xla band band+kl band+kl+xla products""".split()
 PEERS = "tensorflowasr tensorflowasr+ragged fast_rnnt fast_rnnt+ragged fast_rnnt+pruned".split()
 LIBRARIES = {"fast_rnnt": "fast_rnnt", "tensorflowasr": "tensorflow_asr.losses.impl.rnnt"}
 SETTINGS = {"batch": 4, "frames": 400, "labels": 60, "width": 512, "vocabulary": 1024}
@@ -74,17 +74,29 @@ def logits_of(library, inputs):
 
 def tiles(tf, ours, data):
     """`joint_tile_losses`, which never holds all logits."""
-
-    def counted(wanted, grid, listed=ours.joint_tiles._listed):
-        count = tf.math.count_nonzero(wanted, dtype=tf.int32)
-        nodes = ours.joint_tiles.BLOCK_FRAMES * ours.joint_tiles.BLOCK_COLUMNS
-        LISTED.append(tf.stack([count, tf.minimum(count, grid.blocks_per_tile)]) * nodes)
-        return listed(wanted, grid)
-
-    ours.joint_tiles._listed = counted
-    student, teacher = (ours.JointInputs(*part) if part else None for part in data[:2])
+    student, teacher = counted_inputs(tf, ours, data)
     loss, kl = ours.joint_tile_losses(student, teacher, *data.lattice, product_dtype=data.product_dtype)
     return {"transducer": loss, "kl": kl} if teacher else {"transducer": loss}
+
+
+def total(tf, ours, data):
+    """`joint_loss_sum`, as a training step calls it: the weights are known beforehand."""
+    student, teacher = counted_inputs(tf, ours, data)
+    weights = ours.LossWeights(*[tf.ones_like(data.lattice[1], tf.float32)] * 2)
+    losses = ours.joint_loss_sum(student, teacher, *data.lattice, weights, product_dtype=data.product_dtype)
+    return {"total": losses.total, "transducer": losses.transducer} | ({"kl": losses.kl} if teacher else {})
+
+
+def counted_inputs(tf, ours, data):
+    """Student and teacher; from now on `LISTED` gets the nodes of each list of blocks, and those of its first tile."""
+
+    def counted(grid, wanted, listed=ours.blocks.Grid.listed):
+        count = tf.math.count_nonzero(wanted, dtype=tf.int32)
+        LISTED.append(tf.stack([count, tf.minimum(count, grid.blocks_per_tile)]) * ours.blocks.BLOCK_NODES)
+        return listed(grid, wanted)
+
+    ours.blocks.Grid.listed = counted
+    return [ours.JointInputs(*part) if part else None for part in data[:2]]
 
 
 def full(tf, ours, data):
@@ -149,7 +161,8 @@ def tensorflow_step(tf, losses, data, options):
         with tf.GradientTape() as tape:
             tape.watch(sources := data.student + data.projections)
             values = losses(data)
-            total = tf.add_n(list(values.values()))
+            summed = values.pop("total", None)  # who has one has no other gradient
+            total = tf.add_n(list(values.values())) if summed is None else summed
         return values, tape.gradient(total, sources), tuple(LISTED)
 
     return lambda: tf.nest.map_structure(lambda tensor: tensor.numpy(), step(data))
@@ -185,9 +198,10 @@ def products_step(tf, losses, data, options):
 def count_products(args, options, listed):
     """Products with a kernel that an algorithm needs, in those of all nodes: forward and two for the gradient."""
     nodes, networks = args.batch * args.frames * (args.labels + 1), 1 + ("kl" in options)
-    if "tiles" in options:
+    if {"tiles", "total"} & set(options):
         (first, kept), (again, _) = (counts / nodes for counts in listed)
-        return networks * (first + again) + 2 * (kept + again)
+        teacher = first + again if "tiles" in options else kept + again
+        return first + again + (networks - 1) * teacher + 2 * (kept + again)
     if {"band", "pruned"} & set(options):
         projected = args.batch * (args.frames + args.labels + 1) / nodes
         return (networks + 2) * min(1, BAND_COLUMNS / (args.labels + 1)) + 3 * projected

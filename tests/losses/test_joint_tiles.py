@@ -19,6 +19,7 @@ from tests.oracles import alignments, divergence, joint
 from tf_rnnt_kd.losses import (
     JointInputs,
     collapsed_lattice_kl,
+    joint_passes,
     joint_tile_losses,
     joint_tiles,
     lattice_kl,
@@ -87,7 +88,7 @@ def test_values_equal_the_sum_over_alignments_and_nodes(blank_id):
 
 def test_padding_of_the_nodes_is_zero():
     batch = large_batch(2)
-    nodes = joint_tiles.joint_nodes(constants(batch.student), batch.teacher, *batch[2:], frames_per_tile=8)
+    nodes = joint_passes.joint_nodes(constants(batch.student), batch.teacher, *batch[2:], frames_per_tile=8)
     mask = np.zeros((3, 37, 12), bool)
     for b in range(3):
         mask[b, : batch.num_frames[b], : batch.num_labels[b] + 1] = True
@@ -101,7 +102,7 @@ def node_gradient(batch, weights, **options):
     student = constants(batch.student)
     with tf.GradientTape() as tape:
         tape.watch(student)
-        nodes = joint_tiles.joint_nodes(student, batch.teacher, *map(tf.constant, batch[2:]), **options)
+        nodes = joint_passes.joint_nodes(student, batch.teacher, *map(tf.constant, batch[2:]), **options)
         total = tf.reduce_sum(weights * (nodes.log_blank + nodes.divergence))
         total += tf.reduce_sum(weights[:, :, :-1] * nodes.log_label)
     return tape.gradient(total, student)
@@ -134,13 +135,13 @@ def test_each_node_has_its_own_gradient():
 def recorded_tiles(monkeypatch):
     """The number of blocks of each tile that is made from now on."""
     sizes = []
-    make = joint_tiles._make_tile
+    make = joint_tiles.make_tile
 
     def recording(task, student, blocks):
         sizes.append(len(blocks))
         return make(task, student, blocks)
 
-    monkeypatch.setattr(joint_tiles, "_make_tile", recording)
+    monkeypatch.setattr(joint_tiles, "make_tile", recording)
     return sizes
 
 

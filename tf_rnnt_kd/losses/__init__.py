@@ -2,9 +2,17 @@
 
 from tf_rnnt_kd.losses.alignments import Arcs, alignment_entropy, full_sum_distance, sequence_kl
 from tf_rnnt_kd.losses.distillation import collapsed_lattice_kl, lattice_kl
-from tf_rnnt_kd.losses.joint_losses import JointLosses, closest_delay, joint_losses, joint_tile_losses
+from tf_rnnt_kd.losses.joint_losses import (
+    JointLosses,
+    JointLossSum,
+    LossWeights,
+    joint_loss_sum,
+    joint_losses,
+    joint_tile_losses,
+)
 from tf_rnnt_kd.losses.joint_tiles import JointInputs
 from tf_rnnt_kd.losses.pruning import AdditiveJoint, BandLosses, band_losses
+from tf_rnnt_kd.losses.readings import closest_delay
 from tf_rnnt_kd.losses.transducer import best_alignment, transducer_loss
 
 __all__ = [
@@ -12,13 +20,16 @@ __all__ = [
     "Arcs",
     "BandLosses",
     "JointInputs",
+    "JointLossSum",
     "JointLosses",
+    "LossWeights",
     "alignment_entropy",
     "band_losses",
     "best_alignment",
     "closest_delay",
     "collapsed_lattice_kl",
     "full_sum_distance",
+    "joint_loss_sum",
     "joint_losses",
     "joint_tile_losses",
     "lattice_kl",

@@ -45,8 +45,15 @@ def node_values(
     label = tf.gather(logits, tf.maximum(upcoming, 0), batch_dims=1) - log_norm
     if teacher is None:
         return blank, label, tf.zeros_like(log_norm), log_norm
+    return blank, label, node_divergence(task, logits, teacher, upcoming, log_norm), log_norm
+
+
+def node_divergence(
+    task: NodeTask, logits: tf.Tensor, teacher: tf.Tensor, upcoming: tf.Tensor, log_norm: tf.Tensor
+) -> tf.Tensor:
+    """The divergence [n] of `node_values`, for those who have the log-normaliser already."""
     tempered, tempered_norm = _tempered(task, logits, log_norm)
-    return blank, label, task.divergence.value(teacher, tempered, tempered_norm, upcoming, task.blank_id), log_norm
+    return task.divergence.value(teacher, tempered, tempered_norm, upcoming, task.blank_id)
 
 
 def node_gradient(

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.losses import AdditiveJoint, JointInputs, alignment_entropy, band_losses, joint_losses
+from tf_rnnt_kd.losses import AdditiveJoint, JointInputs, LossWeights, band_losses, joint_loss_sum
 from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
 
@@ -103,34 +103,32 @@ class Objective:
         student = JointInputs(encoded, predicted, model.joint_kernel, model.joint_bias)
         utterances = batch.labels, num_frames, batch.num_labels
         teacher = self._teacher(batch, teacher_joint)
+        num_labels = tf.cast(batch.num_labels, tf.float32)
+        taught = batch.teacher.weight if self.needs_teacher else tf.zeros_like(num_labels)
+        weights = LossWeights(
+            transducer=tf.fill(tf.shape(num_labels), self.transducer_weight),
+            kl=tf.where(taught > 0.0, self.kl_weight, 0.0),
+            entropy=tf.fill(tf.shape(num_labels), self.entropy_weight) if self.entropy_weight else None,
+        )
         if self.band is None:
-            terms = self._whole_lattice(student, teacher, utterances, model.blank_id)
+            total, terms = self._whole_lattice(student, teacher, utterances, weights, model.blank_id)
         else:
             if not model.has_additive_joint:
                 raise UserError("Objective.band needs a second joint network: set Transducer.has_additive_joint = True")
             additive = AdditiveJoint(*model.additive_joint(encoded, predicted))
-            terms = self._in_band(student, teacher, additive, utterances, model.blank_id)
+            total, terms = self._in_band(student, teacher, additive, utterances, weights, model.blank_id)
         terms["ctc"] = self._ctc(model, encoded, num_frames, batch, compiled)
-        num_labels = tf.cast(batch.num_labels, tf.float32)
-        weight = batch.teacher.weight if self.needs_teacher else tf.zeros_like(num_labels)
-        terms["kl"] = tf.where(weight > 0.0, terms["kl"], 0.0)
         sums = {name: tf.reduce_sum(values) for name, values in terms.items()}
-        weights = {
-            "transducer": self.transducer_weight,
-            "ctc": self.ctc_weight,
-            "kl": self.kl_weight,
-            "entropy": self.entropy_weight,
-            "additive": self.band.additive_weight if self.band else 0.0,
-        }
-        total = tf.add_n([weights[name] * value for name, value in sums.items()])
-        labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * weight)}
+        total += self.ctc_weight * sums["ctc"]
+        labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * taught)}
         return {"total": total, **sums, **labels}
 
-    def _whole_lattice(self, student, teacher, utterances, blank_id):
-        losses = joint_losses(
+    def _whole_lattice(self, student, teacher, utterances, weights, blank_id):
+        losses = joint_loss_sum(
             student,
             teacher,
             *utterances,
+            weights,
             blank_id=blank_id,
             fastemit_lambda=self.fastemit_lambda,
             temperature=self.temperature,
@@ -141,10 +139,10 @@ class Objective:
         )
         terms = {"transducer": losses.transducer, "kl": losses.kl}
         if self.entropy_weight:
-            terms["entropy"] = alignment_entropy(losses.arcs, *utterances[1:])
-        return terms
+            terms["entropy"] = losses.entropy
+        return losses.total, terms
 
-    def _in_band(self, student, teacher, additive, utterances, blank_id):
+    def _in_band(self, student, teacher, additive, utterances, weights, blank_id):
         if teacher is not None and not isinstance(teacher, JointInputs):
             raise UserError("Objective.band needs factored teacher targets: set Generation.codec = 'factored'")
         losses = band_losses(
@@ -159,7 +157,10 @@ class Objective:
             fastemit_lambda=self.fastemit_lambda,
             temperature=self.temperature,
         )
-        return {"transducer": losses.transducer, "kl": losses.kl, "additive": losses.additive}
+        kl = tf.where(weights.kl > 0.0, losses.kl, 0.0)
+        total = tf.reduce_sum(weights.transducer * losses.transducer + weights.kl * kl)
+        total += self.band.additive_weight * tf.reduce_sum(losses.additive)
+        return total, {"transducer": losses.transducer, "kl": kl, "additive": losses.additive}
 
     def _teacher(self, batch, joint):
         if not self.needs_teacher:
