@@ -25,12 +25,15 @@ def transducer(
     dropout=0.1,
     joint_width=12,
     training_chunks=(),
+    rematerialise=False,
     seed=0,
     **options,
 ):
     """A Conformer transducer of some ten thousand weights."""
     keras.utils.set_random_seed(seed)
-    encoder = ConformerEncoder(width, num_blocks, 2, 3, causal, 4 if causal else None, dropout, 1, training_chunks)
+    encoder = ConformerEncoder(
+        width, num_blocks, 2, 3, causal, 4 if causal else None, dropout, 1, training_chunks, rematerialise
+    )
     return Transducer(
         vocabulary_size, encoder, prediction_width=16, joint_width=joint_width, dropout=dropout, **options
     )

@@ -19,6 +19,7 @@ def layer():
 
 def test_layer():
     check_layer(lambda: Subsampling(8, dropout=0.1), [features(), np.array([24, 12])], (2, 6, 8))
+    check_layer(lambda: Subsampling(8, channels=12), [features(), np.array([24, 12])], (2, 6, 8))
 
 
 def test_equals_two_strided_convolutions_padded_on_the_left(layer):

@@ -24,7 +24,10 @@ def test_the_quickstart_in_words(quickstart):
 
 def test_every_generation_has_its_model_steps_batches_and_loss(quickstart):
     teacher, soft, streaming = quickstart.split("\n\n")[2:]
-    assert "0.8 M parameters, full context, float32" in teacher and "causal, 64 frames back" in streaming
+    assert (
+        "0.8 M parameters, full context, float32" in teacher
+        and "causal, 64 frames back, up to 0 ahead, float32" in streaming
+    )
     assert all("steps of about 15 s of audio" in part and "batches: " in part for part in (teacher, soft, streaming))
     assert "1 transducer + 0.3 CTC + 0 KL" in teacher and "+ 0.01 KL" in soft and "+ 0.01 KL" in streaming
     assert "pseudo-labelled" not in teacher

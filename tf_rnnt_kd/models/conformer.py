@@ -181,6 +181,7 @@ class ConformerEncoder(keras.layers.Layer):
       training_chunks: in training each batch draws its chunk from these, so that one model serves several latencies.
       rematerialise: in training, keep the inputs of blocks only and compute their insides again for the gradient:
         memory of one block in place of all, for about a third more time.
+      subsampling_channels: of the convolutions that make frames; None for D.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class ConformerEncoder(keras.layers.Layer):
         chunk: int = 1,
         training_chunks: Sequence[int] = (),
         rematerialise: bool = False,
+        subsampling_channels: int | None = None,
         **kwargs,
     ):
         super().__init__(**{"name": "encoder", **kwargs})
@@ -202,7 +204,7 @@ class ConformerEncoder(keras.layers.Layer):
         self._check(causal, left_context)
         self.width, self.num_blocks, self.num_heads, self.kernel_size = width, num_blocks, num_heads, kernel_size
         self.causal, self.left_context, self.dropout = causal, left_context, dropout
-        self.subsampling = Subsampling(width, dropout, name="subsampling")
+        self.subsampling = Subsampling(width, subsampling_channels, dropout, name="subsampling")
         self.blocks = [
             ConformerBlock(width, num_heads, kernel_size, causal, dropout, name=f"block_{i}") for i in range(num_blocks)
         ]
@@ -306,4 +308,5 @@ class ConformerEncoder(keras.layers.Layer):
             "chunk": self.chunk,
             "training_chunks": list(self.training_chunks),
             "rematerialise": self.rematerialise,
+            "subsampling_channels": self.subsampling.channels,
         }

@@ -16,20 +16,25 @@ class Subsampling(keras.layers.Layer):
 
     Each convolution is padded with one frame on its left only. Output t therefore sees features up to 4t + 3, the
     frame rate is exactly a quarter, no valid output sees padding, and one frame of state a convolution makes it stream.
+
+    Args:
+      width: D.
+      channels: of the two convolutions; None for D.
+      dropout: on the output.
     """
 
-    def __init__(self, width: int, dropout: float = 0.0, **kwargs):
+    def __init__(self, width: int, channels: int | None = None, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        self.width, self.dropout = width, dropout
-        self.first = keras.layers.Conv1D(width, _KERNEL, strides=2, activation="swish", name="first")
-        self.second = keras.layers.Conv1D(width, _KERNEL, strides=2, activation="swish", name="second")
+        self.width, self.channels, self.dropout = width, channels or width, dropout
+        self.first = keras.layers.Conv1D(self.channels, _KERNEL, strides=2, activation="swish", name="first")
+        self.second = keras.layers.Conv1D(self.channels, _KERNEL, strides=2, activation="swish", name="second")
         self.project = keras.layers.Dense(width, name="project")
         self.drop = keras.layers.Dropout(dropout, name="drop")
 
     def build(self, features_shape):
         self.first.build((None, None, features_shape[-1]))
-        self.second.build((None, None, self.width))
-        self.project.build((None, None, self.width))
+        self.second.build((None, None, self.channels))
+        self.project.build((None, None, self.channels))
         self.num_bins = features_shape[-1]
 
     def call(self, features, num_features, training=False):
@@ -41,15 +46,15 @@ class Subsampling(keras.layers.Layer):
     def initial_state(self, batch_size) -> tuple[tf.Tensor, tf.Tensor]:
         """The frame before the first, for each convolution: zeros."""
         dtype = self.compute_dtype
-        return tf.zeros([batch_size, 1, self.num_bins], dtype), tf.zeros([batch_size, 1, self.width], dtype)
+        return tf.zeros([batch_size, 1, self.num_bins], dtype), tf.zeros([batch_size, 1, self.channels], dtype)
 
     def stream(self, features, state):
         """[B, 4n, F], state -> [B, n, D], state, n > 0. The same arithmetic as `call`, without dropout."""
         last_feature, last_half = state
         features = tf.concat([last_feature, tf.cast(features, self.compute_dtype)], axis=1)  # [B, 1+4n, F]
-        halves = tf.concat([last_half, self.first(features)], axis=1)  # [B, 1+2n, D]
+        halves = tf.concat([last_half, self.first(features)], axis=1)  # [B, 1+2n, C]
         frames = self.project(self.second(halves))  # [B, n, D]
         return frames, (features[:, -1:], halves[:, -1:])
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width, "dropout": self.dropout}
+        return {**super().get_config(), "width": self.width, "channels": self.channels, "dropout": self.dropout}

@@ -41,7 +41,9 @@ def _build(generation: Generation, vocabulary_size: int) -> Transducer:
 
 def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str]:
     training, objective = generation.training, generation.objective
-    kind = f"causal, {model.encoder.left_context} frames back" if model.causal else "full context"
+    encoder = model.encoder
+    ahead = max((encoder.chunk, *encoder.training_chunks)) - 1
+    kind = f"causal, {encoder.left_context} frames back, up to {ahead} ahead" if model.causal else "full context"
     yields = [
         f"{model.count_params() / 1e6:.1f} M parameters, {kind}, {training.precision}",
         f"{training.steps} steps of about {training.buckets.batch_seconds:g} s of audio: "

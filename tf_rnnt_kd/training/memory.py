@@ -10,13 +10,16 @@ from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
-# Fitted to the peaks of ten measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md), float32 numbers each.
-_RUNTIME_BYTES = 140e6  # kernels, threads and the allocator's reserve
-_PER_WEIGHT = 8.4  # weight, two moments, gradient, its clipped copies and the optimizer's temporaries
-_PER_FRAME_WIDTH = 51.3  # what a Conformer block keeps for its gradient, in widths a frame
-_PER_FRAME_SCORE = 1.9  # attention weights before and after dropout, some freed early
-_PER_FRAME_INPUT = 20.2  # features and subsampling, in (320 + width) a frame
-_PER_JOINT = 1.45  # tile, heads and node tensors as counted, and their temporaries
+# Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md); but for the first two, in
+# float32 numbers each.
+_RUNTIME_BYTES = 113e6  # kernels, threads and the allocator's reserve
+_BLOCK_BYTES = 50e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it
+_PER_WEIGHT = 5.0  # weight, two moments, gradient and the optimizer's temporaries
+_PER_FRAME_WIDTH = 44.5  # what a Conformer block keeps for its gradient, in widths a frame
+_PER_FRAME_SCORE = 1.0  # attention weights
+_PER_FRAME_INPUT = 6.2  # features and subsampling, in (320 + width) a frame
+_PER_JOINT = 1.8  # tile, heads and node tensors as counted, and their temporaries
+_PER_KERNEL = 33.5  # sums and packed copies of the joint network's kernel
 
 
 class StepShape(NamedTuple):
@@ -30,8 +33,9 @@ class StepShape(NamedTuple):
 def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> float:
     """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
 
-    `runtime + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)))`, for P
-    weights and N blocks of width W with H heads. On accelerators the runtime takes another share, and XLA saves some.
+    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + f D V)`, for
+    P weights and N blocks of width W with H heads; of a limited context instead of the last T, of recomputed blocks one.
+    On accelerators the first two are the host's, and XLA saves some.
 
     Args:
       model: the student, built.
@@ -44,7 +48,11 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
     encoder, vocabulary, joint = model.encoder, model.vocabulary_size, model.joint_width
     batch, frames, labels = shape
     size = tf.as_dtype(encoder.compute_dtype).size / 4  # activations may be of half the width
-    blocks = encoder.num_blocks * batch * frames
+    rows, kept = batch * frames, encoder.num_blocks
+    inputs = 0
+    if encoder.rematerialise:  # the inputs of all blocks, the insides of one
+        kept, inputs = 1, encoder.num_blocks
+    seen = min(frames, encoder.chunk + 5 * encoder.left_context // 4) if encoder.causal else frames
     networks = 2 if objective.needs_teacher else 1
     if objective.band:
         nodes = batch * frames * min(objective.band.columns, labels + 1)
@@ -53,12 +61,13 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
     lattice = nodes * (3 * joint + (2 + 3 * networks) * vocabulary) + 14 * batch * frames * (labels + 1)
     numbers = (
         _PER_WEIGHT * model.count_params()
-        + size * _PER_FRAME_WIDTH * blocks * encoder.width
-        + size * _PER_FRAME_SCORE * blocks * encoder.num_heads * frames
-        + _PER_FRAME_INPUT * batch * frames * (320 + encoder.width)
-        + _PER_JOINT * (lattice + 4 * batch * frames * (joint + vocabulary))
+        + size * rows * (_PER_FRAME_WIDTH * kept + inputs) * encoder.width
+        + size * rows * _PER_FRAME_SCORE * kept * encoder.num_heads * seen
+        + _PER_FRAME_INPUT * rows * (320 + encoder.width)
+        + _PER_JOINT * (lattice + 4 * rows * (joint + vocabulary))
+        + _PER_KERNEL * joint * vocabulary
     )
-    return _RUNTIME_BYTES + 4 * numbers
+    return _RUNTIME_BYTES + _BLOCK_BYTES * encoder.num_blocks + 4 * numbers
 
 
 def check_memory(
