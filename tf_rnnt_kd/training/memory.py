@@ -10,8 +10,8 @@ from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
-# Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md); but for the first two, in
-# float32 numbers each.
+# Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md). Numbers of float32 each,
+# but for the first two.
 _RUNTIME_BYTES = 113e6  # kernels, threads and the allocator's reserve
 _BLOCK_BYTES = 50e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it
 _PER_WEIGHT = 5.0  # weight, two moments, gradient and the optimizer's temporaries
@@ -34,8 +34,8 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
     """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
 
     `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + f D V)`, for
-    P weights and N blocks of width W with H heads; of a limited context instead of the last T, of recomputed blocks one.
-    On accelerators the first two are the host's, and XLA saves some.
+    P weights and N blocks of width W with H heads. Limited context stands for the last T of the scores, one block for
+    all that are recomputed. On accelerators the first two terms are the host's, and XLA saves some.
 
     Args:
       model: the student, built.
