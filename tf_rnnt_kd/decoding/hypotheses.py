@@ -19,3 +19,24 @@ class Hypotheses(NamedTuple):
     num_labels: tf.Tensor
     scores: tf.Tensor
     frames: tf.Tensor
+
+
+class NBest(NamedTuple):
+    """The K best label sequences of each utterance of a batch, best first.
+
+    Attributes:
+      labels: [B, K, L] int32, blank-free; 0 beyond each length.
+      num_labels: [B, K] int32.
+      scores: [B, K] float32, log-probability summed over the alignments seen; -inf where there is no hypothesis.
+      frames: [B, K, L] int32, encoder frame of each label on the best of these alignments; 0 beyond each length.
+    """
+
+    labels: tf.Tensor
+    num_labels: tf.Tensor
+    scores: tf.Tensor
+    frames: tf.Tensor
+
+    @property
+    def best(self) -> Hypotheses:
+        """The first of each utterance."""
+        return Hypotheses(*(values[:, 0] for values in self))

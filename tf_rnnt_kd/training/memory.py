@@ -10,7 +10,7 @@ from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
-# Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md). Numbers of float32 each,
+# Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md); in float32 numbers,
 # but for the first two.
 _RUNTIME_BYTES = 113e6  # kernels, threads and the allocator's reserve
 _BLOCK_BYTES = 50e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it

@@ -1,0 +1,24 @@
+"""Every label sequence and its probability, by walking all alignments of one utterance."""
+
+import numpy as np
+
+
+def all_hypotheses(encoded, *, join, predicted, state, step_prediction, blank_id, max_symbols_per_frame):
+    """{labels: log-probability} over all alignments with a capped number of labels a frame."""
+    totals = {}
+
+    def walk(frame, num_symbols, labels, score, predicted, state):
+        if frame == len(encoded):
+            totals[labels] = np.logaddexp(totals.get(labels, -np.inf), score)
+            return
+        logits = np.asarray(join(encoded[frame], predicted), np.float64)
+        log_probs = logits - np.logaddexp.reduce(logits)
+        walk(frame + 1, 0, labels, score + log_probs[blank_id], predicted, state)
+        if num_symbols < max_symbols_per_frame:
+            for label in range(len(logits)):
+                if label != blank_id:
+                    after = step_prediction(label, state)
+                    walk(frame, num_symbols + 1, (*labels, label), score + log_probs[label], *after)
+
+    walk(0, 0, (), 0.0, predicted, state)
+    return totals
