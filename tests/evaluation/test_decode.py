@@ -60,6 +60,17 @@ def test_batching_does_not_change_hypotheses(model, records, monkeypatch):
     np.testing.assert_allclose([item.score for item in whole], [item.score for item in alone], rtol=1e-4, atol=1e-4)
 
 
+def test_a_beam_finds_more_probable_hypotheses_and_audio_without_frames_has_none(model, records):
+    greedy, beam = (
+        list(decode.evaluate_records(model, Letters(), Records(records), decode=decode.make_decoder(model, beam=k)))
+        for k in (1, 4)
+    )
+    assert [item.id for item in beam] == [item.id for item in greedy]
+    gains = [wide.score - narrow.score for wide, narrow in zip(beam, greedy, strict=True)]
+    assert max(gains) > 0.0 and np.median(gains) >= 0.0
+    assert [item.hypothesis for item in beam[:1]] == [""] == [item.hypothesis for item in greedy[:1]]
+
+
 def test_audio_shorter_than_a_frame_has_an_empty_hypothesis(model, records):
     found = list(decode.evaluate_records(model, Letters(), Records([records[i] for i in (0, 1, 2)])))
     assert [(item.hypothesis, item.score) for item in found] == [("", 0.0)] * 3

@@ -22,15 +22,19 @@ _UTTERANCES_SORTED = 1024  # as many lie in memory, so that batches can be of si
 Decoder = Callable[[np.ndarray, np.ndarray], Hypotheses]
 
 
-def make_decoder(model: Transducer) -> Decoder:
-    """Traces greedy decoding once, for every batch size and length: keep it where a model is evaluated again and again.
+def make_decoder(model: Transducer, *, beam: int = 1) -> Decoder:
+    """Traces decoding once, for every batch size and length: keep it where a model is evaluated again and again.
+
+    Args:
+      model: what to decode with.
+      beam: as in `decoding.offline.recognize`.
 
     Returns:
       (samples [B, S] float32 in [-1, 1], num_samples [B] int32) -> `Hypotheses`.
     """
 
     def decode(samples: tf.Tensor, num_samples: tf.Tensor) -> Hypotheses:
-        return recognize(model, samples, num_samples).hypotheses
+        return recognize(model, samples, num_samples, beam=beam).hypotheses
 
     signature = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)]
     return tf.function(decode, input_signature=signature, autograph=False)
@@ -39,13 +43,13 @@ def make_decoder(model: Transducer) -> Decoder:
 def evaluate_records(
     model: Transducer, tokenizer: Tokenizer, records, *, decode: Decoder | None = None
 ) -> Iterator[Transcription]:
-    """Decodes a record set greedily; padding is kept small by batches of similar length.
+    """Decodes a record set; padding is kept small by batches of similar length.
 
     Args:
       model: what to evaluate.
       tokenizer: the model's.
       records: a `RecordSet`, or whatever has its `read()`.
-      decode: `make_decoder(model)`, to save the tracing of a second evaluation.
+      decode: from `make_decoder`, to save the tracing of a second evaluation; None for greedy search.
 
     Yields:
       One `Transcription` an utterance, in the order of the records.
@@ -69,7 +73,7 @@ def _unpack(hypotheses: Hypotheses) -> tuple[list[list[int]], list[float]]:
 
 
 def evaluate_checkpoint(
-    checkpoint: str, folders: Sequence[str], output: str, *, chunk: int | None = None
+    checkpoint: str, folders: Sequence[str], output: str, *, chunk: int | None = None, beam: int = 1
 ) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
 
@@ -78,6 +82,7 @@ def evaluate_checkpoint(
       folders: record sets; the last part of each path names the test set.
       output: path of the JSON file.
       chunk: as in `models.saving.load_model`.
+      beam: as in `decoding.offline.recognize`.
 
     Raises:
       UserError: if two sets have one name, a set is unfinished, or has no transcripts.
@@ -86,11 +91,12 @@ def evaluate_checkpoint(
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
     model, tokenizer = load_model(checkpoint, chunk=chunk)
-    decode = make_decoder(model)
+    decode = make_decoder(model, beam=beam)
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
     about = {
         "model": read_description(checkpoint)["weights_hash"],
         "records": {name: records.hash for name, records in opened.items()},
+        "search": {"beam": beam, "chunk": model.encoder.chunk},
     }
     return write_results(output, sets, about)
