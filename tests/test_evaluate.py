@@ -85,6 +85,30 @@ def test_exported_model_transcribes_files(place):
     assert chunks.stdout.splitlines() == [long]
 
 
+def test_a_folder_and_standard_input_are_transcribed(place):
+    exported = _run("export", "--checkpoint", place / "student", "--output", place / "heard")
+    assert exported.returncode == 0, exported.stderr
+    folder = place / "audio" / "deep"
+    folder.mkdir(parents=True)
+    samples = (networks.noise(2.0).clip(-1, 1) * 32_767).astype("<i2")
+    soundfile.write(folder / "a.wav", samples, 16_000)
+    command = [
+        sys.executable,
+        "-m",
+        "tf_rnnt_kd.transcribe",
+        "--model",
+        str(place / "heard"),
+        str(place / "audio"),
+        "-",
+    ]
+    finished = subprocess.run(command, input=samples.tobytes() + b"\x01", capture_output=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    file, stdin = finished.stdout.decode().splitlines()
+    assert file == f"{folder / 'a.wav'}: {stdin.removeprefix('-: ')}" and len(stdin) > 8
+    refused = _run("transcribe", "--model", place / "heard", place / "student")
+    assert refused.returncode == 2 and "student has no audio" in refused.stderr.splitlines()[-1]
+
+
 def test_export_does_not_overwrite_another_folder(place):
     refused = _run("export", "--checkpoint", place / "student", "--output", place / "clean")
     assert refused.returncode == 2 and "clean exists" in refused.stderr.splitlines()[-1]

@@ -12,7 +12,7 @@ import pytest
 from tests.serving import networks
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.serving import saved_model
-from tf_rnnt_kd.serving.saved_model import Recognizer, export_checkpoint, export_model
+from tf_rnnt_kd.serving.saved_model import Recognizer, export_checkpoint, export_model, in_chunks
 from tf_rnnt_kd.serving.streaming_module import OfflineModule, StreamingModule
 
 _STRANGER = pathlib.Path(__file__).with_name("stranger.py")
@@ -72,7 +72,7 @@ def test_export_leaves_nothing_beside_itself(exported):
 @pytest.mark.parametrize("samples_per_chunk", [1_600, 10_240, 100_000])
 def test_text_only_grows_and_ends_as_the_offline_text(recognizer, samples_per_chunk):
     samples = networks.noise(2.0, seed=3)
-    texts = list(recognizer.stream(samples, samples_per_chunk))
+    texts = list(recognizer.stream(in_chunks(samples, samples_per_chunk)))
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert texts[-1] == recognizer.transcribe(samples) != ""
     assert recognizer.streaming and recognizer.sample_rate == 16_000
@@ -80,7 +80,7 @@ def test_text_only_grows_and_ends_as_the_offline_text(recognizer, samples_per_ch
 
 def test_empty_audio_has_an_empty_text(recognizer):
     empty = np.zeros([0], np.float32)
-    assert list(recognizer.stream(empty, 1_600))[-1] == recognizer.transcribe(empty) == ""
+    assert list(recognizer.stream(in_chunks(empty, 1_600)))[-1] == recognizer.transcribe(empty) == ""
 
 
 def test_full_context_export_transcribes_whole_utterances(tmp_path):

@@ -92,7 +92,7 @@ def read_librispeech(
 
 
 def _read_folder(folder, labelled, min_seconds, max_seconds, decoder) -> list[Utterance]:
-    files = _find_audio(folder)
+    files = [_audio_file(path, folder) for path in find_audio(folder)]
     if labelled:
         texts = _match_transcripts(files, _read_transcripts(folder))
         listed = _list_labelled(files, texts, decoder, with_seconds=min_seconds > 0 or max_seconds is not None)
@@ -102,6 +102,20 @@ def _read_folder(folder, labelled, min_seconds, max_seconds, decoder) -> list[Ut
     kept = [utterance for utterance, seconds in listed if min_seconds <= seconds <= longest]
     _report(folder, len(listed), len(kept), f"{min_seconds:g} to {longest:g} s")
     return kept
+
+
+def find_audio(folder: str) -> list[str]:
+    """Paths of all audio below a folder, sorted.
+
+    Raises:
+      UserError: there is no such folder, or no audio in it.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"there is no folder {folder}: check the path of the corpus")
+    paths = [path for path in _walk(folder) if path.lower().endswith(AUDIO_SUFFIXES)]
+    if not paths:
+        raise UserError(f"{folder} has no audio ({' '.join(AUDIO_SUFFIXES)}): check the path of the corpus")
+    return paths
 
 
 def decode_audio(path: str, *, decoder: str = "soundfile", start: float = 0.0, stop: float | None = None) -> np.ndarray:
@@ -131,15 +145,6 @@ def decode_audio(path: str, *, decoder: str = "soundfile", start: float = 0.0, s
 
 
 # -- finding --
-
-
-def _find_audio(folder: str) -> list[_AudioFile]:
-    if not os.path.isdir(folder):
-        raise UserError(f"there is no folder {folder}: check the path of the corpus")
-    files = [_audio_file(path, folder) for path in _walk(folder) if path.lower().endswith(AUDIO_SUFFIXES)]
-    if not files:
-        raise UserError(f"{folder} has no audio ({' '.join(AUDIO_SUFFIXES)}): check the path of the corpus")
-    return files
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -108,19 +108,24 @@ class Recognizer:
         )
         return outputs["text"].numpy()[0].decode()
 
-    def stream(self, samples: np.ndarray, samples_per_chunk: int) -> Iterator[str]:
-        """Yields the text so far after every chunk; the last one is the text that `transcribe` gives.
+    def stream(self, chunks: Iterable[np.ndarray]) -> Iterator[str]:
+        """Yields the text so far after every chunk, and at the end the text that `transcribe` gives for all of them.
 
         Args:
-          samples: [S] float32 in [-1, 1].
-          samples_per_chunk: how many are fed at once; any number from 1.
+          chunks: of any sizes, [n] float32 in [-1, 1]; taken one by one, so that they may come from a microphone.
         """
         state, text = self._signatures["initial_state"](), ""
-        for start in range(0, max(len(samples), 1), samples_per_chunk):
-            chunk = tf.constant(samples[None, start : start + samples_per_chunk], tf.float32)  # [1, n]
+        for samples in chunks:
+            chunk = tf.constant(samples[None], tf.float32)  # [1, n]
             text += _pop_text(state := dict(self._signatures["step"](samples=chunk, **state)))
             yield text.strip()
         yield (text + _pop_text(dict(self._signatures["flush"](**state)))).strip()
+
+
+def in_chunks(samples: np.ndarray, samples_per_chunk: int) -> Iterator[np.ndarray]:
+    """[S] in pieces of some samples, the last one shorter; one empty piece for no sample."""
+    for start in range(0, max(len(samples), 1), samples_per_chunk):
+        yield samples[start : start + samples_per_chunk]
 
 
 def _pop_text(outputs: dict[str, tf.Tensor]) -> str:
