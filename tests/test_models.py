@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_rnnt_kd import config
+from tf_rnnt_kd.models.conformer import ConformerEncoder
 from tf_rnnt_kd.models.transducer import Transducer
 
 MODELS = pathlib.Path(config.__file__).parents[1] / "configs" / "models"
@@ -44,8 +45,6 @@ def test_every_file_has_a_student_that_streams(name):
     gin.clear_config()
     gin.parse_config_file(str(MODELS / f"{name}.gin"), print_includes_and_imports=False)
     scope = "causal" if name == "small" else "streaming"
-    from tf_rnnt_kd.models.conformer import ConformerEncoder
-
     with gin.config_scope(scope):
         bound = gin.get_bindings(ConformerEncoder)
     assert bound["causal"] and bound["left_context"] > 0

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_rnnt_kd.decoding.hypotheses import NBest
-from tf_rnnt_kd.decoding.streaming import Join, SearchState, StepPrediction
+from tf_rnnt_kd.decoding.streaming import Join, SearchState, StepPrediction, predict_where, where_rows, with_shape_of
 
 # Two label sequences are the same if these two hashes are. Odd multipliers, arithmetic modulo 2^64.
 _MULTIPLIERS = (6364136223846793005, 2862933555777941757)
@@ -98,12 +98,10 @@ def beam_search(
             done=after.done & ~leaves[:, None], num_symbols=tf.where(leaves[:, None], 0, after.num_symbols)
         )
         # One that has come to its end stays as it was.
-        after = tf.nest.map_structure(lambda new, old: tf.where(_like(valid, new), new, old), after, hypotheses)
-        moved = tf.nest.map_structure(
-            lambda new, old: tf.where(_like(tf.repeat(valid, beam), new), new, old), moved, search
-        )
+        after = where_rows(valid, after, hypotheses)
+        moved = where_rows(tf.repeat(valid, beam), moved, search)
         result = frame + tf.cast(leaves, tf.int32), after, moved
-        return tf.nest.map_structure(_with_shape_of, result, (frame, hypotheses, search))
+        return tf.nest.map_structure(with_shape_of, result, (frame, hypotheses, search))
 
     start = tf.zeros([batch_size], tf.int32), _start(batch_size, beam, capacity), search
     _, found, _ = tf.while_loop(unfinished, advance, start)
@@ -176,10 +174,7 @@ def _predict(search: SearchState, chosen: _Candidates, step_prediction: StepPred
     parent = tf.reshape(chosen.parent + tf.range(batch_size)[:, None] * beam, [-1])  # [B K]
     label = tf.reshape(chosen.label, [-1])
     search = tf.nest.map_structure(lambda values: tf.gather(values, parent), search)
-    predicted, state = step_prediction(tf.maximum(label, 0), search.state)
-    return tf.nest.map_structure(
-        lambda new, old: tf.where(_like(label >= 0, new), new, old), SearchState(predicted, tuple(state)), search
-    )
+    return predict_where(label >= 0, tf.maximum(label, 0), search, step_prediction)
 
 
 def _start(batch_size: tf.Tensor, beam: int, capacity: tf.Tensor) -> _Beam:
@@ -188,14 +183,3 @@ def _start(batch_size: tf.Tensor, beam: int, capacity: tf.Tensor) -> _Beam:
     empty = tf.zeros([batch_size, beam, capacity + 1], tf.int32)
     hashes = tf.zeros([batch_size, beam, len(_MULTIPLIERS)], tf.int64)
     return _Beam(scores, tf.math.is_inf(scores), zeros, hashes, zeros, empty, empty)
-
-
-def _like(condition: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """[B] with as many axes of 1 as it takes to choose among rows of `values`."""
-    return tf.reshape(condition, [-1] + [1] * (values.shape.rank - 1))
-
-
-def _with_shape_of(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-    """Gives back static sizes that step functions have lost: a loop may not change a shape."""
-    new.set_shape(old.shape)
-    return new

@@ -1,7 +1,7 @@
 """Greedy transducer search over one chunk of frames; what it carries makes chunks equal to the whole."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
@@ -12,6 +12,7 @@ from tf_rnnt_kd.decoding.hypotheses import Hypotheses
 # pieces, whose labels are rarer, 8 is as good.
 _FRAMES_PER_LOOK = 4
 
+Structure = TypeVar("Structure")
 Join = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 StepPrediction = Callable[[tf.Tensor, tuple[tf.Tensor, ...]], tuple[tf.Tensor, tuple[tf.Tensor, ...]]]
 
@@ -94,8 +95,8 @@ def search_chunk(
         exhausted = (path.num_symbols >= max_symbols_per_frame)[:, None] & (ahead == 0)
         may_emit = valid & ~exhausted & (path.num_labels < capacity)[:, None]
         look = _look(logits, valid, may_emit, blank_id)
-        after = (_extend(path, look, capacity), _predict(search, look, step_prediction))
-        return tf.nest.map_structure(_with_shape_of, after, (path, search))
+        after = (_extend(path, look, capacity), predict_where(look.emits, look.label, search, step_prediction))
+        return tf.nest.map_structure(with_shape_of, after, (path, search))
 
     path, carried = tf.while_loop(unfinished, advance, (_start(tf.shape(encoded)[0], capacity), carried))
     hypotheses = Hypotheses(path.labels[:, :-1], path.num_labels, path.scores, path.frames[:, :-1])
@@ -131,13 +132,21 @@ def _extend(path: _Path, look: _Look, capacity: tf.Tensor) -> _Path:
     )
 
 
-def _predict(search: SearchState, look: _Look, step_prediction: StepPrediction) -> SearchState:
-    predicted, state = step_prediction(look.label, search.state)
+def predict_where(
+    emits: tf.Tensor, label: tf.Tensor, search: SearchState, step_prediction: StepPrediction
+) -> SearchState:
+    """The prediction network moved on by `label` [B] in the rows that emit [B]; `label` is not read in the others."""
+    predicted, state = step_prediction(label, search.state)
+    return where_rows(emits, SearchState(predicted, tuple(state)), search)
 
-    def keep_unless_emitted(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.reshape(look.emits, [-1] + [1] * (old.shape.rank - 1)), new, old)
 
-    return tf.nest.map_structure(keep_unless_emitted, SearchState(predicted, tuple(state)), search)
+def where_rows(condition: tf.Tensor, new: Structure, old: Structure) -> Structure:
+    """Rows of `new` where `condition` [B] holds, else of `old`: structures of [B, ...]."""
+
+    def choose(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.reshape(condition, [-1] + [1] * (old.shape.rank - 1)), new, old)
+
+    return tf.nest.map_structure(choose, new, old)
 
 
 def _start(batch_size: tf.Tensor, capacity: tf.Tensor) -> _Path:
@@ -146,7 +155,7 @@ def _start(batch_size: tf.Tensor, capacity: tf.Tensor) -> _Path:
     return _Path(zeros, zeros, zeros, tf.zeros([batch_size]), empty, empty)
 
 
-def _with_shape_of(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+def with_shape_of(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
     """Gives back static sizes that step functions have lost: a loop may not change a shape."""
     new.set_shape(old.shape)
     return new
