@@ -35,7 +35,7 @@ BAND_COLUMNS = 5
 # columns hold nearly the same.
 TOLERANCES = {"transducer": 1e-3, "kl": 1e-3, "gradient": 1e-2, "gradient+kl": 1e-2}
 TOLERANCES |= {"additive": 1e-3, "pruned": 2e-2, "pruned kl": 2e-2}
-LISTED = []  # by `tiles`, when traced: nodes in the blocks of a pass, and how many of these one tile has
+LISTED = []  # by `tiles`, when traced: nodes in the blocks of the first pass, and of the second the kept and the others
 
 
 class Data(NamedTuple):
@@ -88,11 +88,10 @@ def total(tf, ours, data):
 
 
 def counted_inputs(tf, ours, data):
-    """Student and teacher; from now on `LISTED` gets the nodes of each list of blocks, and those of its first tile."""
+    """Student and teacher; from now on `LISTED` gets the nodes of each list of blocks."""
 
     def counted(grid, wanted, listed=ours.blocks.Grid.listed):
-        count = tf.math.count_nonzero(wanted, dtype=tf.int32)
-        LISTED.append(tf.stack([count, tf.minimum(count, grid.blocks_per_tile)]) * ours.blocks.BLOCK_NODES)
+        LISTED.append(tf.math.count_nonzero(wanted, dtype=tf.int32) * ours.blocks.BLOCK_NODES)
         return listed(grid, wanted)
 
     ours.blocks.Grid.listed = counted
@@ -199,9 +198,9 @@ def count_products(args, options, listed):
     """Products with a kernel that an algorithm needs, in those of all nodes: forward and two for the gradient."""
     nodes, networks = args.batch * args.frames * (args.labels + 1), 1 + ("kl" in options)
     if {"tiles", "total"} & set(options):
-        (first, kept), (again, _) = (counts / nodes for counts in listed)
-        teacher = first + again if "tiles" in options else kept + again
-        return first + again + (networks - 1) * teacher + 2 * (kept + again)
+        first, kept, anew = (count / nodes for count in listed)
+        teacher = first + kept + anew if "tiles" in options else kept + anew
+        return first + anew + (networks - 1) * teacher + 2 * (kept + anew)
     if {"band", "pruned"} & set(options):
         projected = args.batch * (args.frames + args.labels + 1) / nodes
         return (networks + 2) * min(1, BAND_COLUMNS / (args.labels + 1)) + 3 * projected

@@ -11,6 +11,7 @@ from tf_rnnt_kd.losses import (
     joint_losses,
     joint_tiles,
 )
+from tf_rnnt_kd.losses.blocks import BLOCK_NODES
 
 WEIGHTS = LossWeights(*(np.array(values, np.float32) for values in ([1.0, 0.5, 2.0], [0.3, 0.0, 1e-3])))
 
@@ -119,16 +120,37 @@ def test_half_precision_inputs_get_gradients_of_their_own_dtype():
 
 def test_each_tile_of_the_teacher_is_made_once(monkeypatch):
     batch, made = clean(large_batch(8)), []
-    make = joint_tiles.teacher_logits
+    make = joint_tiles._teacher_logits
 
     def recording(task, blocks):
         if task.teacher is not None:
             made.append(len(blocks))
         return make(task, blocks)
 
-    monkeypatch.setattr(joint_tiles, "teacher_logits", recording)
+    monkeypatch.setattr(joint_tiles, "_teacher_logits", recording)
     value_and_gradient(batch, frames_per_tile=1, weights=WEIGHTS._replace(kl=np.ones([3], np.float32)))
     assert made == [1] * 9  # the blocks that are no padding
+
+
+@pytest.mark.parametrize(("kept_blocks", "made_again"), [(0, [4, 4]), (4, [4, 4]), (9, [4]), (12, [])])
+def test_with_a_teacher_tiles_are_kept_as_memory_allows(monkeypatch, kept_blocks, made_again):
+    batch, made = clean(large_batch(4)), []
+    whole = value_and_gradient(batch)
+    make = joint_tiles.make_tile
+
+    def recording(task, student, blocks):
+        made.append(len(blocks))
+        return make(task, student, blocks)
+
+    monkeypatch.setattr(joint_tiles, "make_tile", recording)
+    monkeypatch.setattr(joint_tiles, "TILE_FLOATS", 600 * (3 * 5 + 5 * 6))  # 600 nodes are 4 blocks
+    monkeypatch.setattr(joint_tiles, "KEPT_FLOATS", kept_blocks * BLOCK_NODES * 6)
+    assert_same(value_and_gradient(batch), whole, atol=1e-4)
+    # 9 blocks are no padding; for the gradient those that are not in a kept tile, of which there is at least one.
+    assert made == [4, 4, 4, *made_again]
+    made.clear()
+    value_and_gradient(batch._replace(teacher=None))
+    assert made[:3] == [4, 4, 4] and len(made) > 3  # nothing needs all logits again: one tile is kept
 
 
 def test_an_excluded_class_makes_its_own_total_infinite_and_no_gradient_nan():

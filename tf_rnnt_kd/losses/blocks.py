@@ -19,6 +19,11 @@ class Grid(NamedTuple):
     stripes: int | tf.Tensor
     blocks_per_tile: int | tf.Tensor
 
+    @property
+    def num_tiles(self) -> int | tf.Tensor:
+        """As many as hold all blocks."""
+        return -(-self.batch * self.rows * self.stripes // self.blocks_per_tile)
+
     def cut(self, values: tf.Tensor) -> tf.Tensor:
         """[B, T, U+1] to [B rows stripes, 16, 8]."""
         values = padded(padded(values, 1, BLOCK_FRAMES), 2, BLOCK_COLUMNS)

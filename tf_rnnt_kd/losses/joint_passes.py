@@ -4,6 +4,7 @@ In the first pass the list of blocks holds those with nodes of an utterance; in 
 gradient counts. So neither padding nor the corners that no alignment reaches cost a product.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -91,7 +92,9 @@ def joint_nodes(
     @tf.custom_gradient
     def nodes(*tensors: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable]:
         blocks = cut(JointInputs(*tensors))
-        values, visited = _first_pass(task, blocks)
+        values, visited = _first_pass(task, blocks, 1)
+        first = visited.kept(tf.range(task.grid.blocks_per_tile))  # a list of tensors cannot leave what XLA compiles
+        visited = visited._replace(kept=functools.partial(tf.gather, first))
 
         def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return tuple(_second_pass(task, blocks, visited, upstream, ()).gradient)
@@ -120,8 +123,10 @@ def joint_total(
 
     `total = of_arcs(log_blank, log_label).total + sum over nodes of weight divergence`. The gradient by the arcs is
     known after the first pass, that by a divergence is its weight; so the second pass makes the divergences and all
-    gradients at once, and no pass is left for later. With a teacher that saves one product of six, and every value of
-    the teacher is made once. Whoever wants no gradient pays for it all the same.
+    gradients at once, and no pass is left for later: every value of the teacher is made once. Its divergences need
+    nearly all of the student's logits again, so as many as `joint_tiles.KEPT_FLOATS` allows are kept. That leaves four
+    products a node of six. Without a teacher, or with a tile of given size, one tile is kept. Whoever wants no gradient
+    pays for it all the same.
 
     Args:
       student: as in `joint_nodes`.
@@ -146,7 +151,9 @@ def joint_total(
     node = NodeTask(blank_id, temperature, divergence)
     task = make_task(student, teacher, utterances, node, frames_per_tile, product_dtype)
     blocks = cut(student)
-    values, visited = _first_pass(task._replace(teacher=None), blocks)
+    keeps = teacher is not None and frames_per_tile is None
+    kept_tiles = joint_tiles.tiles_kept(task.grid, sizes(student.kernel)[1]) if keeps else 1
+    values, visited = _first_pass(task._replace(teacher=None), blocks, kept_tiles)
     log_blank, log_label = _in_lattice(task, values[:2])
     arcs = log_blank, log_label[:, :, :-1]
     with tf.GradientTape() as tape:
@@ -177,12 +184,14 @@ class _Visited(NamedTuple):
     """What the first pass leaves for the gradient.
 
     Attributes:
-      first: the first tile, kept.
-      place: [B rows stripes] int32, where each block stood in the list of the first pass, -1 for not.
+      kept: from places [G] in its list, below `num_kept`, to the logits of these blocks, [G, 16 * 8 * V].
+      num_kept: how many blocks at the head of the list have theirs kept.
+      place: [B rows stripes] int32, where each block stood in the list, -1 for not.
       log_norm: [B rows stripes, 16, 8].
     """
 
-    first: Tile
+    kept: Callable[[tf.Tensor], tf.Tensor]
+    num_kept: int | tf.Tensor
     place: tf.Tensor
     log_norm: tf.Tensor
 
@@ -194,24 +203,44 @@ class _Sums(NamedTuple):
     divergence: tf.Tensor | tuple[()]
 
 
-def _first_pass(task: Task, student: JointInputs) -> tuple[list[tf.Tensor], _Visited]:
+def _first_pass(task: Task, student: JointInputs, kept_tiles: int | tf.Tensor) -> tuple[list[tf.Tensor], _Visited]:
     """log_blank, log_label and divergence, [B rows stripes, 16, 8] each."""
     tiles, place, count = task.grid.listed(tf.reduce_any(task.mask, axis=[1, 2]))
+    at_once = task.grid.blocks_per_tile
+    num_kept, row = kept_tiles * at_once, BLOCK_NODES * sizes(student.kernel)[1]
 
-    def write(array: tf.TensorArray, index: int | tf.Tensor, tile: Tile) -> tf.TensorArray:
+    def make(index: tf.Tensor, array: tf.TensorArray) -> tuple[tf.TensorArray, tf.Tensor]:
+        tile = joint_tiles.make_tile(task, student, tiles[index])
         values = tf.stack(node_values(task.node, tile.logits, tile.teacher, tile.upcoming))  # [4, n]
-        return array.write(index, tf.reshape(values, [4, -1, BLOCK_FRAMES, BLOCK_COLUMNS]))
+        return array.write(index, tf.reshape(values, [4, -1, BLOCK_FRAMES, BLOCK_COLUMNS])), tile.logits
 
-    def body(index: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        return index + 1, write(array, index, joint_tiles.make_tile(task, student, tiles[index]))
+    def keep(index: tf.Tensor, array: tf.TensorArray, kept: tf.TensorArray) -> tuple:
+        array, logits = make(index, array)
+        return index + 1, array, _write_rows(kept, index * at_once, tf.reshape(logits, [-1, row]))
 
-    first = joint_tiles.make_tile(task, student, tiles[0])
-    array = write(tf.TensorArray(tf.float32, tf.shape(tiles)[0]), 0, first)
-    array = tf.while_loop(lambda index, _: index < count, body, (1, array), parallel_iterations=1)[1]
+    def pass_by(index: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        return index + 1, make(index, array)[0]
+
+    array = tf.TensorArray(tf.float32, tf.shape(tiles)[0])
+    # A list of blocks: TensorFlow copies the whole of a tensor for every update of a part in a loop.
+    kept = tf.TensorArray(tf.float32, num_kept, element_shape=[row], clear_after_read=False)
+    within = tf.minimum(count, kept_tiles)
+    index, array, kept = tf.while_loop(lambda index, *_: index < within, keep, (0, array, kept), parallel_iterations=1)
+    array = tf.while_loop(lambda index, _: index < count, pass_by, (index, array), parallel_iterations=1)[1]
     values = tf.transpose(array.stack(), [1, 0, 2, 3, 4])  # [4, K, G, 16, 8]
     values = tf.reshape(values, [4, -1, BLOCK_FRAMES, BLOCK_COLUMNS])
     *values, log_norm = tf.unstack(tf.gather(values, tf.maximum(place, 0), axis=1))  # not on the list: anything
-    return values, _Visited(first, place, log_norm)
+    return values, _Visited(kept.gather, num_kept, place, log_norm)
+
+
+def _write_rows(array: tf.TensorArray, start: tf.Tensor, rows: tf.Tensor) -> tf.TensorArray:
+    """`array.scatter`, which XLA does not have."""
+
+    def write(index: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        return index + 1, array.write(start + index, rows[index])
+
+    count = tf.shape(rows)[0]
+    return tf.while_loop(lambda index, _: index < count, write, (0, array), parallel_iterations=1)[1]
 
 
 def _second_pass(
@@ -231,31 +260,49 @@ def _second_pass(
     largest = tf.reduce_max(tf.abs(tf.stack(upstream)), axis=[0, 2, 3])  # [B rows stripes]
     limit = NEGLIGIBLE * tf.reduce_max(tf.reshape(largest, [grid.batch, -1]), axis=1, keepdims=True)  # [B, 1]
     limit = tf.reshape(tf.broadcast_to(limit, [grid.batch, grid.rows * grid.stripes]), [-1])
-    kept = (visited.place >= 0) & (visited.place < grid.blocks_per_tile)
-    tiles, place, count = grid.listed(~kept & ~(largest <= limit))  # "not <=" keeps NaN visible
+    wanted = ~(largest <= limit)  # "not <=" keeps NaN visible
     values = tf.stack([visited.log_norm, *upstream])  # [4, B rows stripes, 16, 8]
+    kept = (visited.place >= 0) & (visited.place < visited.num_kept)
 
-    def add(sums: _Sums, tile: Tile, index: int | tf.Tensor, place: tf.Tensor) -> _Sums:
-        # The last tile is filled up with blocks that are not on the list.
-        listed = tf.gather(place, tile.blocks) == index * grid.blocks_per_tile + tf.range(grid.blocks_per_tile)
-        own = tf.where(listed[:, None, None], tf.gather(values, tile.blocks, axis=1), 0.0)  # [4, G, 16, 8]
-        log_norm, *own = tf.unstack(tf.reshape(own, [4, -1]))
-        gradient = _add_gradient(task, student, sums.gradient, tile, log_norm, own)
-        return _Sums(gradient, _add_divergence(task, sums.divergence, tile, log_norm, own[2]))
+    def again(blocks: tf.Tensor) -> Tile:
+        place = tf.gather(visited.place, blocks)
+        logits = visited.kept(tf.where((place >= 0) & (place < visited.num_kept), place, 0))  # of fillers anything
+        return joint_tiles.tile_again(task, student, blocks, tf.reshape(logits, [-1, sizes(student.kernel)[1]]))
 
-    def body(index: tf.Tensor, sums: _Sums) -> tuple[tf.Tensor, _Sums]:
-        return index + 1, add(sums, joint_tiles.make_tile(task, student, tiles[index]), index, place)
+    def anew(blocks: tf.Tensor) -> Tile:
+        return joint_tiles.make_tile(task, student, blocks)
 
-    first = visited.first
-    if first.teacher is None:  # a first pass may do without
-        first = first._replace(teacher=joint_tiles.teacher_logits(task, first.blocks))
     sums = _Sums(JointInputs(*map(tf.zeros_like, student)), divergence)
-    sums = add(sums, first, 0, visited.place)
-    sums = tf.while_loop(lambda index, _: index < count, body, (0, sums), parallel_iterations=1)[1]
+    for make, blocks in (again, wanted & kept), (anew, wanted & ~kept):
+        sums = _over_list(task, student, make, blocks, values, sums)
     width = sizes(student.kernel)[0]
     encoded, predicted = (tf.reshape(values, [grid.batch, -1, width]) for values in sums.gradient[:2])
     gradient = sums.gradient._replace(encoded=encoded[:, : grid.frames], predicted=predicted[:, : grid.columns])
     return sums._replace(gradient=gradient)
+
+
+def _over_list(
+    task: Task,
+    student: JointInputs,
+    make: Callable[[tf.Tensor], Tile],
+    wanted: tf.Tensor,
+    values: tf.Tensor,
+    sums: _Sums,
+) -> _Sums:
+    """Adds what the wanted blocks give; values [4, B rows stripes, 16, 8] are their log-normaliser and upstream."""
+    tiles, place, count = task.grid.listed(wanted)
+
+    def add(index: tf.Tensor, sums: _Sums) -> tuple[tf.Tensor, _Sums]:
+        tile = make(tiles[index])
+        # The last tile is filled up with blocks that are not on the list, or are there already.
+        at_once = task.grid.blocks_per_tile
+        listed = tf.gather(place, tile.blocks) == index * at_once + tf.range(at_once)
+        own = tf.where(listed[:, None, None], tf.gather(values, tile.blocks, axis=1), 0.0)  # [4, G, 16, 8]
+        log_norm, *own = tf.unstack(tf.reshape(own, [4, -1]))
+        gradient = _add_gradient(task, student, sums.gradient, tile, log_norm, own)
+        return index + 1, _Sums(gradient, _add_divergence(task, sums.divergence, tile, log_norm, own[2]))
+
+    return tf.while_loop(lambda index, _: index < count, add, (0, sums), parallel_iterations=1)[1]
 
 
 def _add_divergence(

@@ -17,6 +17,8 @@ from tf_rnnt_kd.masks import zero_padding
 # Floats one tile's intermediate tensors may take together when the caller names no tile: 32 MB, about what a CPU's last
 # cache holds.
 TILE_FLOATS = 1 << 23
+# Floats of logits that a training step with a teacher may keep between its passes: 512 MB.
+KEPT_FLOATS = 1 << 27
 
 
 class JointInputs(NamedTuple):
@@ -112,19 +114,41 @@ def _nodes_at_once(width: int | tf.Tensor, vocabulary: int | tf.Tensor) -> int |
     return TILE_FLOATS // (3 * width + 5 * vocabulary)
 
 
+def tiles_kept(grid: Grid, vocabulary: int | tf.Tensor) -> int | tf.Tensor:
+    """How many tiles' logits may be kept, at least one, so that a small lattice is made once."""
+    tiles = KEPT_FLOATS // (grid.blocks_per_tile * BLOCK_NODES * vocabulary)
+    static = isinstance(tiles, int) and isinstance(grid.num_tiles, int)
+    return max(1, min(tiles, grid.num_tiles)) if static else tf.maximum(1, tf.minimum(tiles, grid.num_tiles))
+
+
+def kept_floats(batch: int, frames: int, labels: int, width: int, vocabulary: int) -> int:
+    """What a training step with a teacher keeps of a batch of this shape."""
+    grid = make_grid(batch, frames, labels + 1, _nodes_at_once(width, vocabulary))
+    return tiles_kept(grid, vocabulary) * grid.blocks_per_tile * BLOCK_NODES * vocabulary
+
+
 def make_tile(task: Task, student: JointInputs, blocks: tf.Tensor) -> Tile:
     """The joint network of some blocks, the student's and the teacher's."""
+    hidden = _hidden(task.grid, student, blocks)
+    return _tile(task, blocks, hidden, _logits(task, student, hidden))
+
+
+def tile_again(task: Task, student: JointInputs, blocks: tf.Tensor, logits: tf.Tensor) -> Tile:
+    """`make_tile` of blocks whose logits [n, V], the student's, were kept."""
+    return _tile(task, blocks, _hidden(task.grid, student, blocks), logits)
+
+
+def _tile(task: Task, blocks: tf.Tensor, hidden: tf.Tensor, logits: tf.Tensor) -> Tile:
     upcoming = tf.gather(task.upcoming, task.grid.origin(blocks)[1])[:, None]  # [G, 1, 8]
     upcoming = tf.reshape(tf.tile(upcoming, [1, BLOCK_FRAMES, 1]), [-1])  # [n]
-    return Tile(blocks, *_join(task, student, blocks), teacher_logits(task, blocks), upcoming)
+    return Tile(blocks, hidden, logits, _teacher_logits(task, blocks), upcoming)
 
 
-def teacher_logits(task: Task, blocks: tf.Tensor) -> tf.Tensor | None:
-    """The teacher's part of a tile."""
+def _teacher_logits(task: Task, blocks: tf.Tensor) -> tf.Tensor | None:
     if task.teacher is None:
         return None
     if isinstance(task.teacher, JointInputs):
-        logits = _join(task, task.teacher, blocks)[1]
+        logits = _logits(task, task.teacher, _hidden(task.grid, task.teacher, blocks))
     else:
         logits = _stored_logits(task.grid, task.teacher, blocks)
         mask = tf.reshape(tf.gather(task.mask, blocks), [-1, 1])
@@ -132,12 +156,16 @@ def teacher_logits(task: Task, blocks: tf.Tensor) -> tf.Tensor | None:
     return logits if task.node.temperature == 1.0 else logits / task.node.temperature
 
 
-def _join(task: Task, inputs: JointInputs, blocks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The tanh [n, D] and the logits [n, V] of some blocks."""
-    row, stripe = task.grid.origin(blocks)
+def _hidden(grid: Grid, inputs: JointInputs, blocks: tf.Tensor) -> tf.Tensor:
+    """The tanh of some blocks, [n, D]."""
+    row, stripe = grid.origin(blocks)
     hidden = tf.tanh(tf.gather(inputs.encoded, row)[:, :, None] + tf.gather(inputs.predicted, stripe)[:, None])
-    hidden = tf.reshape(hidden, [-1, sizes(inputs.kernel)[0]])
-    return hidden, tf.nn.bias_add(product(task, hidden, inputs.kernel), inputs.bias)
+    return tf.reshape(hidden, [-1, sizes(inputs.kernel)[0]])
+
+
+def _logits(task: Task, inputs: JointInputs, hidden: tf.Tensor) -> tf.Tensor:
+    """[n, D] to [n, V]."""
+    return tf.nn.bias_add(product(task, hidden, inputs.kernel), inputs.bias)
 
 
 def product(task: Task, first: tf.Tensor, second: tf.Tensor, **transposed: bool) -> tf.Tensor:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.data.pipeline import Buckets
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.losses.joint_tiles import tile_nodes
+from tf_rnnt_kd.losses.joint_tiles import kept_floats, tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
@@ -33,9 +33,9 @@ class StepShape(NamedTuple):
 def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> float:
     """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
 
-    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + f D V)`, for
-    P weights and N blocks of width W with H heads. Limited context stands for the last T of the scores, one block for
-    all that are recomputed. On accelerators the first two terms are the host's, and XLA saves some.
+    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + kept + f D V)`,
+    for P weights and N blocks of width W with H heads. Limited context stands for the last T of the scores, one block
+    for all that are recomputed. On accelerators the first two terms are the host's, and XLA saves some.
 
     Args:
       model: the student, built.
@@ -54,6 +54,8 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
         kept, inputs = 1, encoder.num_blocks
     seen = min(frames, encoder.chunk + 5 * encoder.left_context // 4) if encoder.causal else frames
     networks = 2 if objective.needs_teacher else 1
+    whole_teacher = objective.needs_teacher and not objective.band
+    kept_logits = kept_floats(batch, frames, labels, joint, vocabulary) if whole_teacher else 0
     if objective.band:
         nodes = batch * frames * min(objective.band.columns, labels + 1)
     else:
@@ -65,6 +67,7 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
         + size * rows * _PER_FRAME_SCORE * kept * encoder.num_heads * seen
         + _PER_FRAME_INPUT * rows * (320 + encoder.width)
         + _PER_JOINT * (lattice + 4 * rows * (joint + vocabulary))
+        + kept_logits
         + _PER_KERNEL * joint * vocabulary
     )
     return _RUNTIME_BYTES + _BLOCK_BYTES * encoder.num_blocks + 4 * numbers
