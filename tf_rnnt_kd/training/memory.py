@@ -34,8 +34,9 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
     """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
 
     `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + k + f D V)`
-    for P weights, k kept logits and N blocks of width W with H heads. Limited context stands for the last T of the scores, one block
-    for all that are recomputed. On accelerators the first two terms are the host's, and XLA saves some.
+    for P weights, k kept logits and N blocks of width W with H heads. Limited context stands for the last T of the
+    scores, one block for all that are recomputed. On accelerators the first two terms are the host's, and XLA saves
+    some.
 
     Args:
       model: the student, built.
