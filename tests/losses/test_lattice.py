@@ -225,3 +225,15 @@ def test_float32_holds_on_a_long_lattice():
     t, u = 249, 50  # alignments to here, times those from the head of the blank arc
     through = log_binomial(t + u, u) + log_binomial(frames - 2 - t + labels - u, labels - u)
     assert float(blank[0, t, u]) == pytest.approx(math.exp(through - log_paths), rel=1e-3)
+
+
+def test_batches_known_from_one_argument_only_are_known_from_all():
+    arcs = [tf.TensorSpec([None, None, None])] * 2
+    known = tf.function(
+        lambda *lattice_: (lattice.best_path(*lattice_), lattice.occupancies(*lattice_)),
+        input_signature=[*arcs, tf.TensorSpec([2], tf.int32), tf.TensorSpec([None], tf.int32)],
+    )
+    inputs = tf.zeros([2, 3, 3]), tf.zeros([2, 3, 2]), tf.constant([3, 2]), tf.constant([2, 1])
+    tf.nest.map_structure(
+        np.testing.assert_allclose, known(*inputs), (lattice.best_path(*inputs), lattice.occupancies(*inputs))
+    )

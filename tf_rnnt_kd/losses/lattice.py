@@ -333,6 +333,10 @@ def _limited(costs: tf.Tensor, arcs: tf.Tensor) -> tf.Tensor:
 
 def _lay_out(log_blank: tf.Tensor, log_label: tf.Tensor, num_frames: tf.Tensor, num_labels: tf.Tensor) -> Diagonals:
     num_frames, num_labels = tf.cast(num_frames, tf.int32), tf.cast(num_labels, tf.int32)
+    # A loop over rows of unknown batch must not start from a vector of known batch.
+    batch = tf.broadcast_static_shape(log_blank.shape[:1], num_frames.shape)
+    log_blank, log_label = (tf.ensure_shape(arc, [*batch, None, None]) for arc in (log_blank, log_label))
+    num_frames, num_labels = (tf.ensure_shape(lengths, batch) for lengths in (num_frames, num_labels))
     blank = _skew(tf.cast(log_blank, tf.float32))  # [N, B, U+1]
     label = _skew(tf.pad(tf.cast(log_label, tf.float32), [[0, 0], [0, 0], [0, 1]]))  # [N, B, U+1]
     column = tf.range(tf.shape(blank)[2])  # [U+1]
