@@ -10,6 +10,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the trained mod
 _RECORDS = flags.DEFINE_list("records", None, "Folders of test records, separated by commas.", required=True)
 _OUTPUT = flags.DEFINE_string("output", "results.json", "Where the figures go; the hypotheses go beside them.")
 _CHUNK = flags.DEFINE_integer("chunk", None, "Frames of 40 ms heard at once, of those the model was trained on.", 1)
+_SECOND_PASS = flags.DEFINE_bool("second_pass", False, "Decode what a cascade hears with full context.")
 _BEAM = flags.DEFINE_integer("beam", 1, "Hypotheses that the search keeps; 1 for greedy search.", 1, 64)
 
 
@@ -19,7 +20,8 @@ def main(argv):
     from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
     from tf_rnnt_kd.evaluation.report import System, format_table, read_run
 
-    evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, chunk=_CHUNK.value, beam=_BEAM.value)
+    heard = {"chunk": _CHUNK.value, "second_pass": _SECOND_PASS.value}
+    evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, beam=_BEAM.value, **heard)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))
     print(format_table([System(name, (read_run(_OUTPUT.value),))]))
 

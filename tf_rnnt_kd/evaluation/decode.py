@@ -73,7 +73,13 @@ def _unpack(hypotheses: Hypotheses) -> tuple[list[list[int]], list[float]]:
 
 
 def evaluate_checkpoint(
-    checkpoint: str, folders: Sequence[str], output: str, *, chunk: int | None = None, beam: int = 1
+    checkpoint: str,
+    folders: Sequence[str],
+    output: str,
+    *,
+    chunk: int | None = None,
+    second_pass: bool = False,
+    beam: int = 1,
 ) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
 
@@ -82,6 +88,7 @@ def evaluate_checkpoint(
       folders: record sets; the last part of each path names the test set.
       output: path of the JSON file.
       chunk: as in `models.saving.load_model`.
+      second_pass: the same.
       beam: as in `decoding.offline.recognize`.
 
     Raises:
@@ -90,13 +97,13 @@ def evaluate_checkpoint(
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
-    model, tokenizer = load_model(checkpoint, chunk=chunk)
+    model, tokenizer = load_model(checkpoint, chunk=chunk, second_pass=second_pass)
     decode = make_decoder(model, beam=beam)
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
     about = {
         "model": read_description(checkpoint)["weights_hash"],
         "records": {name: records.hash for name, records in opened.items()},
-        "search": {"beam": beam, "chunk": model.encoder.chunk},
+        "search": {"beam": beam, "chunk": model.encoder.chunk, "second_pass": second_pass},
     }
     return write_results(output, sets, about)

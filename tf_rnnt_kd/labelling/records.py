@@ -11,7 +11,7 @@ from tf_rnnt_kd.data.schema import TEACHER_HYPOTHESIS, Record, TargetsSpec
 from tf_rnnt_kd.decoding.offline import similar_lengths
 from tf_rnnt_kd.labelling.hard import make_labeller
 from tf_rnnt_kd.labelling.soft import codec_error, joint_arrays, make_spec, teacher_fields
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.models.saving import has_second_pass, load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.tokenizer import Tokenizer
@@ -78,8 +78,11 @@ def label_records(
 
 
 def label_folder(checkpoint: str, source: str, folder: str, *, codec: str | None, dtype: str = "float32") -> RecordSet:
-    """`label_records` for folders, with progress: the teacher in `checkpoint` over the audio in `source`."""
-    model, tokenizer = load_model(checkpoint)
+    """`label_records` for folders, with progress: the teacher in `checkpoint` over the audio in `source`.
+
+    A teacher with a second pass labels by that: whoever labels has heard the whole utterance.
+    """
+    model, tokenizer = load_model(checkpoint, second_pass=has_second_pass(checkpoint))
     teacher_hash = read_description(checkpoint)["weights_hash"]
     audio = open_records(source)
     start = time.monotonic()

@@ -162,6 +162,37 @@ class ConformerBlock(keras.layers.Layer):
         }
 
 
+def run_blocks(
+    blocks: Sequence[ConformerBlock],
+    frames: tf.Tensor,
+    num_frames: tf.Tensor,
+    mask: tf.Tensor,
+    training: bool,
+    rematerialise: bool,
+) -> tf.Tensor:
+    """Whole utterances through blocks, one after the other.
+
+    Args:
+      blocks: applied in turn.
+      frames: [B, T, D].
+      num_frames: [B] integer.
+      mask: as in `RotaryAttention`, of all blocks.
+      training: whether modules drop.
+      rematerialise: as in `ConformerEncoder`.
+
+    Returns:
+      [B, T, D].
+    """
+    for block in blocks:
+        seeds = block.draw_seeds() if training else None
+
+        def apply(frames, block=block, seeds=seeds):
+            return block(frames, num_frames, mask, seeds)
+
+        frames = (tf.recompute_grad(apply) if training and rematerialise else apply)(frames)
+    return frames
+
+
 class ConformerEncoder(keras.layers.Layer):
     """Subsampling and `num_blocks` Conformer blocks: `[B, 4T, F] -> [B, T, D]`.
 
@@ -230,14 +261,7 @@ class ConformerEncoder(keras.layers.Layer):
         num_frames = num_features // REDUCTION
         frames = self.subsampling(features, num_features, training=training)  # [B, T, D]
         mask = self._offline_mask(num_frames, tf.shape(frames)[1], training)
-        for block in self.blocks:
-            seeds = block.draw_seeds() if training else None
-
-            def apply(frames, block=block, seeds=seeds):
-                return block(frames, num_frames, mask, seeds)
-
-            frames = (tf.recompute_grad(apply) if training and self.rematerialise else apply)(frames)
-        return frames
+        return run_blocks(self.blocks, frames, num_frames, mask, training, self.rematerialise)
 
     def initial_state(self, batch_size) -> tuple[tf.Tensor, ...]:
         """Flat tuple: frames seen [B] int32 (up to left_context), two of the subsampling, three of each block."""

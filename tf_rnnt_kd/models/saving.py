@@ -35,16 +35,17 @@ def save_model(model: Transducer, tokenizer: Tokenizer, folder: str) -> str:
     return description["weights_hash"]
 
 
-def load_model(folder: str, *, chunk: int | None = None) -> tuple[Transducer, Tokenizer]:
+def load_model(folder: str, *, chunk: int | None = None, second_pass: bool = False) -> tuple[Transducer, Tokenizer]:
     """Reads what `save_model` wrote.
 
     Args:
       folder: of the model.
       chunk: in place of the encoder's own, one of those it was trained on.
+      second_pass: whether the model encodes by its second pass, with full context, instead of its first.
 
     Raises:
-      UserError: if there is no model, it was not trained on that chunk, or the weights are damaged or of another
-        architecture.
+      UserError: if there is no model, it was not trained on that chunk, it has no second pass, or the weights are
+        damaged or of another architecture.
     """
     description = read_description(folder)
     encoder = description["architecture"]["encoder"]
@@ -52,12 +53,20 @@ def load_model(folder: str, *, chunk: int | None = None) -> tuple[Transducer, To
     if chunk is not None and chunk not in trained:
         raise UserError(f"{folder} was not trained on chunks of {chunk} frames: choose from {sorted(trained)}")
     encoder["chunk"] = chunk or encoder.get("chunk", 1)
+    if second_pass and not has_second_pass(folder):
+        raise UserError(f"{folder} has no second pass: leave out second_pass, or train with second_pass_blocks")
+    description["architecture"]["uses_second_pass"] = second_pass
     tokenizer = load_tokenizer(os.path.join(folder, "tokenizer"))
     if tokenizer.hash != description["tokenizer_hash"]:
         raise UserError(f"{folder}/tokenizer is not the tokenizer this model was trained with; restore it")
     model = Transducer.from_config(description["architecture"])
     assign_weights(model, read_weights(folder), folder)
     return model, tokenizer
+
+
+def has_second_pass(folder: str) -> bool:
+    """Whether the model in `folder` hears an utterance twice, the second time with full context."""
+    return read_description(folder)["architecture"].get("second_pass_blocks", 0) > 0
 
 
 def read_description(folder: str) -> dict:

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tf_rnnt_kd.models.conformer import ConformerEncoder
 from tf_rnnt_kd.models.joint import Joint
 from tf_rnnt_kd.models.prediction import START_ID, PredictionNetwork
+from tf_rnnt_kd.models.second_pass import SecondPass
 from tf_rnnt_kd.models.subsampling import REDUCTION
 
 NUM_FEATURE_BINS = 80
@@ -22,6 +23,9 @@ class Transducer(keras.Model):
       joint_width: D, the width that enters the joint's tanh.
       dropout: on the label embedding.
       has_additive_joint: whether to train a second, additive joint network, which finds the band of `Objective.band`.
+      second_pass_blocks: full-context blocks on top of a causal encoder, otherwise built as that is; 0 for none. Both
+        passes share all else, and `training.cascade` trains them together.
+      uses_second_pass: whether `encode` gives the second pass; streams always are of the first.
     """
 
     blank_id = 0
@@ -36,12 +40,17 @@ class Transducer(keras.Model):
         prediction_layers: int = 1,
         dropout: float = 0.1,
         has_additive_joint: bool = False,
+        second_pass_blocks: int = 0,
+        uses_second_pass: bool = False,
         **kwargs,
     ):
         super().__init__(**{"name": "transducer", **kwargs})
         self.vocabulary_size, self.prediction_width = vocabulary_size, prediction_width
         self.prediction_layers, self.joint_width, self.dropout = prediction_layers, joint_width, dropout
         self.encoder = encoder
+        self._check_passes(second_pass_blocks, uses_second_pass)
+        self.second_pass_blocks, self.uses_second_pass = second_pass_blocks, uses_second_pass
+        self.second_pass = self._make_second_pass() if second_pass_blocks else None
         self.prediction = PredictionNetwork(
             vocabulary_size, prediction_width, prediction_layers, dropout, name="prediction"
         )
@@ -53,8 +62,27 @@ class Transducer(keras.Model):
             self.linguistic_head = keras.layers.Dense(vocabulary_size, dtype="float32", name="linguistic_head")
         self.build((None, None, NUM_FEATURE_BINS))
 
+    def _check_passes(self, blocks, uses_second):
+        if blocks and not self.encoder.causal:
+            raise ValueError("second_pass_blocks go on top of a causal encoder: a full-context one has heard all")
+        if uses_second and not blocks:
+            raise ValueError("uses_second_pass needs second_pass_blocks")
+
+    def _make_second_pass(self):
+        encoder = self.encoder
+        return SecondPass(
+            encoder.width,
+            self.second_pass_blocks,
+            encoder.num_heads,
+            encoder.kernel_size,
+            encoder.dropout,
+            encoder.rematerialise,
+        )
+
     def build(self, features_shape):
         self.encoder.build(features_shape)
+        if self.second_pass is not None:
+            self.second_pass.build((None, None, self.encoder.width))
         self.prediction.build((None, None))
         self.joint.build((None, None, self.encoder.width), (None, None, self.prediction_width))
         self.ctc_head.build((None, None, self.joint_width))
@@ -64,8 +92,8 @@ class Transducer(keras.Model):
 
     @property
     def causal(self) -> bool:
-        """Whether the encoder streams."""
-        return self.encoder.causal
+        """Whether what `encode` gives can be had from a stream."""
+        return self.encoder.causal and not self.uses_second_pass
 
     @property
     def joint_kernel(self):
@@ -84,8 +112,16 @@ class Transducer(keras.Model):
 
     def encode(self, features, num_features, training=False):
         """Frames as they enter the joint's tanh: [B, 4T, F], [B] -> [B, T, D], [B]."""
-        frames = self.encoder(features, num_features, training=training)
-        return self.joint.project_encoded(frames), num_features // REDUCTION
+        frames, num_frames = self.encoder(features, num_features, training=training), num_features // REDUCTION
+        if self.uses_second_pass:
+            frames = self.second_pass(frames, num_frames, training=training)
+        return self.joint.project_encoded(frames), num_frames
+
+    def encode_twice(self, features, num_features, training=False):
+        """`encode` of both passes, the first of them run once: [B, 4T, F], [B] -> [B, T, D] twice, [B]."""
+        frames, num_frames = self.encoder(features, num_features, training=training), num_features // REDUCTION
+        again = self.second_pass(frames, num_frames, training=training)
+        return self.joint.project_encoded(frames), self.joint.project_encoded(again), num_frames
 
     def predict_labels(self, labels, training=False):
         """Label states as they enter the joint's tanh: [B, U] -> [B, U+1, D]."""
@@ -135,6 +171,8 @@ class Transducer(keras.Model):
             "joint_width": self.joint_width,
             "dropout": self.dropout,
             "has_additive_joint": self.has_additive_joint,
+            "second_pass_blocks": self.second_pass_blocks,
+            "uses_second_pass": self.uses_second_pass,
         }
 
     @classmethod

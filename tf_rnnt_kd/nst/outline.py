@@ -41,16 +41,14 @@ def _build(generation: Generation, vocabulary_size: int) -> Transducer:
 
 def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str]:
     training, objective = generation.training, generation.objective
-    encoder = model.encoder
-    ahead = max((encoder.chunk, *encoder.training_chunks)) - 1
-    kind = f"causal, {encoder.left_context} frames back, up to {ahead} ahead" if model.causal else "full context"
+    network = f"{model.count_params() / 1e6:.1f} M parameters, {_context(model.encoder)}{_cascade(model)}"
     yields = [
-        f"{model.count_params() / 1e6:.1f} M parameters, {kind}, {training.precision}",
+        f"{network}, {training.precision}",
         f"{training.steps} steps of about {training.buckets.batch_seconds:g} s of audio: "
         f"{training.steps * training.buckets.batch_seconds / 3600:.1f} h in all",
         _shapes(training.buckets),
         _memory(model, generation),
-        f"loss: {objective.transducer_weight:g} transducer + {objective.ctc_weight:g} CTC + {objective.kl_weight:g} KL",
+        f"loss: {objective.summary}",
         f"labelled: {', '.join(generation.labelled)}",
     ]
     if generation.teacher:
@@ -60,6 +58,17 @@ def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str
         )
         yields += [_storage(plan, s, model) for s in plan.label_sets(generation)]
     return yields
+
+
+def _context(encoder) -> str:
+    ahead = max((encoder.chunk, *encoder.training_chunks)) - 1
+    return f"causal, {encoder.left_context} frames back, up to {ahead} ahead" if encoder.causal else "full context"
+
+
+def _cascade(model: Transducer) -> str:
+    if model.second_pass is None:
+        return ""
+    return f", then {model.second_pass_blocks} blocks ({model.second_pass.count_params() / 1e6:.1f} M) of full context"
 
 
 def _shapes(buckets) -> str:

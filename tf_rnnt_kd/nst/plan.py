@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.loop import Training
 from tf_rnnt_kd.training.objective import Objective
 
@@ -42,6 +44,20 @@ class TokenizerSpec:
     vocabulary_size: int | None = None
 
 
+class Row(NamedTuple):
+    """A row of the report: a model as it is evaluated.
+
+    Attributes:
+      name: in the report.
+      folder: of its figures, below that of its generation.
+      second_pass: whether a cascade hears the whole utterance, as in `models.saving.load_model`.
+    """
+
+    name: str
+    folder: str
+    second_pass: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """One model to train: a supervised teacher, or a student of an earlier generation.
@@ -49,7 +65,8 @@ class Generation:
     Attributes:
       name: folder of its run.
       model: factory, called with the vocabulary size.
-      objective: hard or soft targets, and their weights.
+      objective: hard or soft targets, and their weights; a `CascadedObjective` for a model with a second pass, which is
+        then evaluated in both passes and labels by the second.
       training: steps, batches, rates.
       labelled: corpora with human transcripts.
       teacher: the earlier generation that labels `unlabelled`; None for a supervised model.
@@ -61,7 +78,7 @@ class Generation:
 
     name: str
     model: Callable[..., Transducer]
-    objective: Objective
+    objective: Objective | CascadedObjective
     training: Training
     labelled: tuple[str, ...]
     teacher: str | None = None
@@ -69,6 +86,12 @@ class Generation:
     codec: str | None = None
     targets_dtype: str = "float32"
     export: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of the report: one a pass."""
+        rows = [Row(self.name, "", False), Row(f"{self.name}, second pass", "second_pass", True)]
+        return rows[: len(self.objective.passes)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +121,7 @@ class Plan:
       development: the labelled corpus watched during training.
       tests: labelled corpora, used once, for the report.
       seeds: the generations are trained once for each.
-      comparisons: pairs of generations whose difference is reported with an interval.
+      comparisons: pairs of generations (or their "NAME, second pass") whose difference is reported with an interval.
       records_per_shard: utterances in a file.
     """
 
@@ -114,7 +137,8 @@ class Plan:
 
     def __post_init__(self):
         _check_unique("corpus", [corpus.name for corpus in self.corpora])
-        _check_unique("generation", [generation.name for generation in self.generations])
+        rows = [row.name for generation in self.generations for row in generation.rows]
+        _check_unique("generation", rows)
         labelled = [corpus.name for corpus in self.corpora if corpus.labelled]
         _check_known("development", [self.development], labelled)
         _check_known("tests", self.tests, labelled)
@@ -124,7 +148,7 @@ class Plan:
             self._check_generation(generation, labelled, earlier)
             earlier.append(generation.name)
         for pair in self.comparisons:
-            _check_known("comparisons", pair, earlier)
+            _check_known("comparisons", pair, rows)
 
     def corpus(self, name: str) -> Corpus:
         """The corpus of that name."""

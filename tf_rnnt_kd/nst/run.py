@@ -1,7 +1,8 @@
 """A plan, carried out: prepare, and for each generation train, label for its students, evaluate, export; then report.
 
     WORK_DIR/records/                  tokenizer and one record set a corpus
-    WORK_DIR/seed-S/GENERATION/        checkpoints, tensorboard, the trained model, results.json, labels/, savedmodel/
+    WORK_DIR/seed-S/GENERATION/        checkpoints, tensorboard, the trained model, results.json, labels/, savedmodel/;
+                                       of a cascade also second_pass/results.json
     WORK_DIR/results.json, report.txt
 
 Every stage leaves a file that says that it is finished, written last, and is skipped when it is there. The same command
@@ -86,9 +87,11 @@ def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strateg
             _train(plan, generation, seed, work_dir, prepared, strategy)
         for label_set in _wanted_from(plan, generation):
             _label(label_set, folder, prepared)
-        if not os.path.exists(os.path.join(folder, "results.json")):
-            tests = [os.path.join(prepared.folder, name) for name in plan.tests]
-            evaluate_checkpoint(folder, tests, os.path.join(folder, "results.json"))
+        for row in generation.rows:
+            results = os.path.join(folder, row.folder, "results.json")
+            if not os.path.exists(results):
+                tests = [os.path.join(prepared.folder, name) for name in plan.tests]
+                evaluate_checkpoint(folder, tests, results, second_pass=row.second_pass)
         if generation.export and not os.path.exists(os.path.join(folder, "savedmodel")):
             export_checkpoint(folder, os.path.join(folder, "savedmodel"))
 
@@ -97,7 +100,8 @@ def is_finished(plan: Plan, job: Job, work_dir: str) -> bool:
     """Whether `run_job` has nothing left to do."""
     generation, seed = job
     folder = generation_folder(work_dir, seed, generation.name)
-    needed = ["model.json", "results.json", *(["savedmodel"] if generation.export else [])]
+    needed = ["model.json", *(["savedmodel"] if generation.export else [])]
+    needed += [os.path.join(row.folder, "results.json") for row in generation.rows]
     needed += [os.path.join("labels", s.name, "manifest.json") for s in _wanted_from(plan, generation)]
     return all(os.path.exists(os.path.join(folder, name)) for name in needed)
 
@@ -113,8 +117,9 @@ def report(plan: Plan, work_dir: str) -> str:
     for generation in plan.generations:
         folders = [generation_folder(work_dir, seed, generation.name) for seed in plan.seeds]
         costs = [_read_cost(folder) for folder in folders]
-        runs = [read_run(f, steps=c["steps"], minutes=c["seconds"] / 60) for f, c in zip(folders, costs, strict=True)]
-        systems.append(System(generation.name, tuple(runs)))
+        for row in generation.rows:
+            runs = [_read_run(os.path.join(f, row.folder), c) for f, c in zip(folders, costs, strict=True)]
+            systems.append(System(row.name, tuple(runs)))
     write_report(os.path.join(work_dir, "results.json"), systems, plan.comparisons)
     text = format_table(systems)
     if plan.comparisons:
@@ -163,6 +168,10 @@ def _train(plan, generation, seed, work_dir, prepared, strategy):
     cost = {"steps": trained.steps, "seconds": round(trained.seconds, 1)}
     write_json(os.path.join(folder, "training.json"), cost)
     save_model(trained.model, tokenizer, folder)
+
+
+def _read_run(folder, cost):
+    return read_run(folder, steps=cost["steps"], minutes=cost["seconds"] / 60)
 
 
 def _read_cost(folder):

@@ -21,25 +21,28 @@ METADATA = os.path.join("assets.extra", "metadata.json")
 _FORMAT = 1
 
 
-def export_checkpoint(checkpoint: str, folder: str, *, chunk: int | None = None) -> None:
+def export_checkpoint(checkpoint: str, folder: str, *, chunk: int | None = None, second_pass: bool = False) -> None:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
 
     Args:
       checkpoint: folder of the trained model.
       folder: of the export; made when the export is whole, never before.
       chunk: encoder frames that see each other, for a model trained on several; None for its own.
+      second_pass: export the second pass of a cascade, for whole utterances; else its first, which streams, and whose
+        `transcribe` gives the text of the stream.
 
     Raises:
-      UserError: if there is no model, the chunk is none of its, or something else is at `folder`.
+      UserError: if there is no model, it has no such chunk or pass, or something else is at `folder`.
     """
     description = read_description(checkpoint)
     model_hash, chunk = description["weights_hash"], chunk or description["architecture"]["encoder"].get("chunk", 1)
     if os.path.lexists(folder):
         found = _read_metadata(folder)
-        if (found.get("model_hash"), found.get("chunk", 1)) == (model_hash, chunk):
+        same = found.get("model_hash"), found.get("chunk", 1), found.get("second_pass", False)
+        if same == (model_hash, chunk, second_pass):
             return
         raise UserError(f"{folder} exists and is no such export of {checkpoint}: delete it or choose another folder")
-    model, tokenizer = load_model(checkpoint, chunk=chunk)
+    model, tokenizer = load_model(checkpoint, chunk=chunk, second_pass=second_pass)
     export_model(model, tokenizer, folder, model_hash=model_hash)
 
 
@@ -64,6 +67,7 @@ def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_
             "frame_ms": 1000 * FRAME_STEP * REDUCTION // SAMPLE_RATE,
             "model_hash": model_hash,
             "sample_rate": SAMPLE_RATE,
+            "second_pass": model.uses_second_pass,
             "streaming": model.causal,
             "tokenizer_hash": tokenizer.hash,
         }

@@ -35,8 +35,8 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
 
     `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + k + f D V)`
     for P weights, k kept logits and N blocks of width W with H heads. Limited context stands for the last T of the
-    scores, one block for all that are recomputed. On accelerators the first two terms are the host's, and XLA saves
-    some.
+    scores, one block for all that are recomputed; a second pass adds its blocks, and another lattice. On accelerators
+    the first two terms are the host's, and XLA saves some.
 
     Args:
       model: the student, built.
@@ -47,31 +47,42 @@ def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> flo
       Bytes.
     """
     encoder, vocabulary, joint = model.encoder, model.vocabulary_size, model.joint_width
-    batch, frames, labels = shape
     size = tf.as_dtype(encoder.compute_dtype).size / 4  # activations may be of half the width
-    rows, kept = batch * frames, encoder.num_blocks
-    inputs = 0
+    rows = shape.batch * shape.frames
+    seen = _frames_seen(model, shape.frames)
+    num_blocks, inputs = len(seen), 0
     if encoder.rematerialise:  # the inputs of all blocks, the insides of one
-        kept, inputs = 1, encoder.num_blocks
-    seen = min(frames, encoder.chunk + 5 * encoder.left_context // 4) if encoder.causal else frames
-    networks = 2 if objective.needs_teacher else 1
-    whole_teacher = objective.needs_teacher and not objective.band
-    kept_logits = kept_floats(batch, frames, labels, joint, vocabulary) if whole_teacher else 0
-    if objective.band:
-        nodes = batch * frames * min(objective.band.columns, labels + 1)
-    else:
-        nodes = tile_nodes(batch, frames, labels, joint, vocabulary)
-    lattice = nodes * (3 * joint + (2 + 3 * networks) * vocabulary) + 14 * batch * frames * (labels + 1)
+        seen, inputs = [max(seen)], num_blocks
+    lattices = sum(_lattice_numbers(each, shape, joint, vocabulary) for each in objective.passes)
     numbers = (
         _PER_WEIGHT * model.count_params()
-        + size * rows * (_PER_FRAME_WIDTH * kept + inputs) * encoder.width
-        + size * rows * _PER_FRAME_SCORE * kept * encoder.num_heads * seen
+        + size * rows * (_PER_FRAME_WIDTH * len(seen) + inputs) * encoder.width
+        + size * rows * _PER_FRAME_SCORE * encoder.num_heads * sum(seen)
         + _PER_FRAME_INPUT * rows * (320 + encoder.width)
-        + _PER_JOINT * (lattice + 4 * rows * (joint + vocabulary))
-        + kept_logits
+        + lattices
         + _PER_KERNEL * joint * vocabulary
     )
-    return _RUNTIME_BYTES + _BLOCK_BYTES * encoder.num_blocks + 4 * numbers
+    return _RUNTIME_BYTES + _BLOCK_BYTES * num_blocks + 4 * numbers
+
+
+def _frames_seen(model: Transducer, frames: int) -> list[int]:
+    """For each block, how many frames its attention sees from one of T."""
+    encoder = model.encoder
+    limited = min(frames, encoder.chunk + 5 * encoder.left_context // 4) if encoder.causal else frames
+    return [limited] * encoder.num_blocks + [frames] * model.second_pass_blocks
+
+
+def _lattice_numbers(objective: Objective, shape: StepShape, joint: int, vocabulary: int) -> float:
+    """`e (tile + 14 B T (U+1) + 4 B T (D + V)) + k`."""
+    batch, frames, labels = shape
+    networks = 2 if objective.needs_teacher else 1
+    if objective.band:
+        nodes, kept = batch * frames * min(objective.band.columns, labels + 1), 0
+    else:
+        nodes = tile_nodes(batch, frames, labels, joint, vocabulary)
+        kept = kept_floats(batch, frames, labels, joint, vocabulary) if objective.needs_teacher else 0
+    tile = nodes * (3 * joint + (2 + 3 * networks) * vocabulary)
+    return _PER_JOINT * (tile + batch * frames * (14 * (labels + 1) + 4 * (joint + vocabulary))) + kept
 
 
 def check_memory(

@@ -12,6 +12,32 @@ from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
 
 
+class Lattice(NamedTuple):
+    """What a student makes of a batch.
+
+    Attributes:
+      encoded: [B, T, D] floating, as it enters the joint's tanh.
+      predicted: [B, U+1, D] floating, likewise.
+      num_frames: [B] integer.
+    """
+
+    encoded: tf.Tensor
+    predicted: tf.Tensor
+    num_frames: tf.Tensor
+
+
+class Lesson(NamedTuple):
+    """The teacher of a batch.
+
+    Attributes:
+      teacher: its lattice; None where nothing is to be learnt from one.
+      weight: [B] float32, 0 in rows without teacher.
+    """
+
+    teacher: JointInputs | tf.Tensor | None
+    weight: tf.Tensor
+
+
 class TeacherJoint(NamedTuple):
     """The part of a factored teacher that is stored once per set."""
 
@@ -84,6 +110,16 @@ class Objective:
         """Whether batches must carry teacher targets."""
         return self.kl_weight > 0.0
 
+    @property
+    def summary(self) -> str:
+        """The weights, for people."""
+        return f"{self.transducer_weight:g} transducer + {self.ctc_weight:g} CTC + {self.kl_weight:g} KL"
+
+    @property
+    def passes(self) -> tuple["Objective", ...]:
+        """What each pass of the model over an utterance minimises: there is one."""
+        return (self,)
+
     def __call__(
         self, model: Transducer, batch: Batch, teacher_joint: TeacherJoint | None, *, compiled: bool = False
     ) -> dict[str, tf.Tensor]:
@@ -99,12 +135,20 @@ class Objective:
           Scalars float32: `total` (weighted), each term (`transducer`, `ctc`, `kl`, and `entropy` or `additive` where
           they are asked for), `labels` and `kl_labels` (the divisors).
         """
+        if model.second_pass is not None:
+            raise UserError("a model with a second pass needs an objective for it: take cascade.CascadedObjective")
         encoded, num_frames, predicted = model(batch.features, batch.num_features, batch.labels, training=True)
-        student = JointInputs(encoded, predicted, model.joint_kernel, model.joint_bias)
-        utterances = batch.labels, num_frames, batch.num_labels
-        teacher = self._teacher(batch, teacher_joint)
+        lattice = Lattice(encoded, predicted, num_frames)
+        return self.of_lattice(model, batch, lattice, self.read_lesson(batch, teacher_joint), compiled=compiled)
+
+    def of_lattice(
+        self, model: Transducer, batch: Batch, lattice: Lattice, lesson: Lesson, *, compiled: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """The losses of what `model` made of a batch, as in `__call__`."""
+        student = JointInputs(lattice.encoded, lattice.predicted, model.joint_kernel, model.joint_bias)
+        utterances = batch.labels, lattice.num_frames, batch.num_labels
+        teacher, taught = lesson
         num_labels = tf.cast(batch.num_labels, tf.float32)
-        taught = batch.teacher.weight if self.needs_teacher else tf.zeros_like(num_labels)
         weights = LossWeights(
             transducer=tf.fill(tf.shape(num_labels), self.transducer_weight),
             kl=tf.where(taught > 0.0, self.kl_weight, 0.0),
@@ -115,9 +159,9 @@ class Objective:
         else:
             if not model.has_additive_joint:
                 raise UserError("Objective.band needs a second joint network: set Transducer.has_additive_joint = True")
-            additive = AdditiveJoint(*model.additive_joint(encoded, predicted))
+            additive = AdditiveJoint(*model.additive_joint(lattice.encoded, lattice.predicted))
             total, terms = self._in_band(student, teacher, additive, utterances, weights, model.blank_id)
-        terms["ctc"] = self._ctc(model, encoded, num_frames, batch, compiled)
+        terms["ctc"] = self._ctc(model, lattice, batch, compiled)
         sums = {name: tf.reduce_sum(values) for name, values in terms.items()}
         total += self.ctc_weight * sums["ctc"]
         labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * taught)}
@@ -162,17 +206,19 @@ class Objective:
         total += self.band.additive_weight * tf.reduce_sum(losses.additive)
         return total, {"transducer": losses.transducer, "kl": kl, "additive": losses.additive}
 
-    def _teacher(self, batch, joint):
+    def read_lesson(self, batch: Batch, joint: TeacherJoint | None) -> Lesson:
+        """The teacher in the records of a batch, if this objective asks for one."""
         if not self.needs_teacher:
-            return None
+            return Lesson(None, tf.zeros_like(batch.num_labels, tf.float32))
         if joint is None:
-            return batch.teacher.logits
-        return JointInputs(batch.teacher.encoded, batch.teacher.predicted, joint.kernel, joint.bias)
+            return Lesson(batch.teacher.logits, batch.teacher.weight)
+        teacher = JointInputs(batch.teacher.encoded, batch.teacher.predicted, joint.kernel, joint.bias)
+        return Lesson(teacher, batch.teacher.weight)
 
-    def _ctc(self, model, encoded, num_frames, batch, compiled):
+    def _ctc(self, model, lattice, batch, compiled):
         if not self.ctc_weight:
-            return tf.zeros([tf.shape(encoded)[0]])
-        logits = model.ctc_logits(encoded)
+            return tf.zeros([tf.shape(lattice.encoded)[0]])
+        logits = model.ctc_logits(lattice.encoded)
         return ctc_loss(
-            logits, batch.labels, num_frames, batch.num_labels, blank_id=model.blank_id, compiled=compiled
+            logits, batch.labels, lattice.num_frames, batch.num_labels, blank_id=model.blank_id, compiled=compiled
         )  # [B]

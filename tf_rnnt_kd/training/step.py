@@ -80,8 +80,8 @@ def make_train_step(
 
 
 def _metrics(sums, norm, finite):
-    terms = set(sums) - {"total", "labels", "kl_labels", "seconds"}
-    divisors = {name: sums["kl_labels" if name == "kl" else "labels"] for name in terms}
+    terms = {name for name in sums if not name.endswith("labels")} - {"total", "seconds"}
+    divisors = {name: sums.get(f"{name}_labels", sums["labels"]) for name in terms}
     return {
         "loss": sums["total"] / tf.maximum(sums["labels"], 1.0),
         **{name: sums[name] / tf.maximum(divisor, 1.0) for name, divisor in divisors.items()},
