@@ -10,6 +10,7 @@ from tests.models.layers import dtype_policy
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.saving import (
     assign_weights,
+    has_second_pass,
     hash_weights,
     load_model,
     read_description,
@@ -82,6 +83,28 @@ def test_a_model_trained_on_several_chunks_comes_back_with_any_of_them(work_dir,
     assert [(encoder.chunk, encoder.training_chunks) for encoder in loaded] == [(c, (1, 2, 4)) for c in (1, 1, 4)]
     with pytest.raises(UserError, match=r"was not trained on chunks of 3 frames: choose from \[1, 2, 4\]"):
         load_model(str(work_dir), chunk=3)
+
+
+def test_a_cascade_comes_back_in_either_pass(saved, work_dir, toy_tokenizer):
+    model = tiny.transducer(causal=True, second_pass_blocks=1)
+    save_model(model, toy_tokenizer, str(work_dir))
+    assert has_second_pass(str(work_dir)) and not has_second_pass(str(saved[1]))
+    features, full = np.random.default_rng(0).standard_normal([1, 16, 80]).astype(np.float32), np.array([16])
+    expected = model.encode_twice(features, full)[:2]
+    for second, wanted in zip((False, True), expected, strict=True):
+        loaded, _ = load_model(str(work_dir), second_pass=second)
+        assert loaded.causal is not second
+        np.testing.assert_array_equal(loaded.encode(features, full)[0], wanted)
+    with pytest.raises(UserError, match="has no second pass: leave out second_pass, or train with second_pass_blocks"):
+        load_model(str(saved[1]), second_pass=True)
+
+
+def test_a_model_from_before_there_were_cascades_still_loads(folder):
+    description = json.loads((folder / "model.json").read_text())
+    for name in ("second_pass_blocks", "uses_second_pass"):
+        del description["architecture"][name]
+    change_description(folder, architecture=description["architecture"])
+    assert load_model(str(folder))[0].second_pass is None and not has_second_pass(str(folder))
 
 
 def test_a_folder_without_description_holds_no_model(folder):

@@ -3,6 +3,7 @@ import pytest
 from tests import tiny
 from tf_rnnt_kd.data.pipeline import Buckets
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.memory import StepShape, available_bytes, check_memory, step_bytes
 from tf_rnnt_kd.training.objective import Band, Objective
 
@@ -36,6 +37,25 @@ def test_limited_context_and_recomputed_blocks_take_less():
         for options in ({}, {"causal": True}, {"rematerialise": True})
     )
     assert causal < plain and recomputed < plain
+
+
+def test_a_second_pass_adds_full_context_blocks_and_a_lattice():
+    first, both = (tiny.transducer(64, num_blocks=4, causal=True, second_pass_blocks=n) for n in (0, 2))
+    frozen = step_bytes(both, Objective(), SHAPE)
+    blocks = 2 * (50e6 + 4 * 8 * 250 * (44.5 * 16 + 2 * 250))
+    weights = both.count_params() - first.count_params()
+    assert frozen - step_bytes(first, Objective(), SHAPE) == pytest.approx(blocks + 4 * 5.0 * weights, rel=1e-6)
+    lattices = [step_bytes(both, CascadedObjective(first), SHAPE) for first in (Objective(), Objective(kl_weight=0.1))]
+    assert frozen < lattices[0] < lattices[1]
+
+
+def test_recomputing_a_cascade_keeps_one_block_of_full_context():
+    plain, recomputed = (
+        step_bytes(tiny.transducer(64, causal=True, second_pass_blocks=3, rematerialise=r), CascadedObjective(), SHAPE)
+        for r in (False, True)
+    )
+    kept = 4 * 8 * 250 * (3 * 44.5 * 16 + 2 * (2 * 250 + 6) - 4 * 16)
+    assert plain - recomputed == pytest.approx(kept, rel=1e-6)
 
 
 def test_a_band_takes_what_its_nodes_take(model):

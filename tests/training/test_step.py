@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tests import tiny
 from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: F401
+from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
 from tf_rnnt_kd.training.strategy import make_strategy
@@ -60,6 +61,18 @@ def test_metrics_are_losses_per_label(teacher_joint):  # noqa: F811
     assert metrics["kl"] == pytest.approx(sums["kl"] / 5.0, rel=1e-4)
     assert metrics["loss"] == pytest.approx(sums["total"] / 7.0, rel=1e-4)
     assert metrics["seconds"] == pytest.approx((40 + 30 + 37) / 100.0)
+
+
+def test_each_pass_of_a_cascade_has_metrics_by_its_own_labels(teacher_joint):  # noqa: F811
+    objective = CascadedObjective(first_pass=Objective(kl_weight=0.1), second_pass=Objective(kl_weight=0.1))
+    model = tiny.transducer(V, causal=True, dropout=0.0, second_pass_blocks=1)
+    _, metrics = one_step(Recorder(), objective, model=model, joint=teacher_joint)
+    sums = {name: float(value) for name, value in objective(model, make_batch(), teacher_joint).items()}
+    divisors = {"transducer": 7.0, "ctc": 7.0, "kl": 7.0}  # in place all are taught, from records two of three
+    divisors |= {"second_pass_transducer": 7.0, "second_pass_ctc": 7.0, "second_pass_kl": 5.0}
+    assert set(metrics) == {*divisors, "loss", "seconds", "gradient_norm", "skipped"}
+    for name, labels in divisors.items():
+        assert metrics[name] == pytest.approx(sums[name] / labels, rel=1e-4) and metrics[name] > 0.0
 
 
 @pytest.mark.parametrize("factor", [np.nan, np.inf])
