@@ -120,6 +120,14 @@ def test_sets_of_one_name_are_refused(place):
     assert refused.returncode == 2 and "same last name" in refused.stderr.splitlines()[-1]
 
 
+def test_a_pass_that_is_missing_is_named(place):
+    for command in ("export", "evaluate"):
+        more = ["--records", place / "clean"] if command == "evaluate" else []
+        options = ["--checkpoint", place / "student", "--output", place / "z.json", "--second_pass", *more]
+        refused = _run(command, *options)
+        assert refused.returncode == 2 and "student has no second pass" in refused.stderr.splitlines()[-1]
+
+
 def test_checkpoint_that_is_missing_is_named(place):
     for command in ("export", "evaluate"):
         more = ["--records", place / "clean"] if command == "evaluate" else []

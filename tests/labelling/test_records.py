@@ -8,6 +8,7 @@ from tests import tiny, toy
 from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.data.pipeline import make_schedule
 from tf_rnnt_kd.data.records import write_records
+from tf_rnnt_kd.decoding.offline import pad_audio, recognize
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import log_mel
 from tf_rnnt_kd.labelling import records as labelling
@@ -181,3 +182,15 @@ def test_a_checkpoint_labels_a_folder(toy_teacher, toy_tokenizer, toy_records, t
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         assert ours.encoded.dtype == tf.bfloat16.as_numpy_dtype
     assert "labelled 20 utterances" in capsys.readouterr().out
+
+
+def test_a_cascade_labels_by_its_second_pass(toy_tokenizer, toy_records, work_dir):
+    model = tiny.transducer(toy_tokenizer.vocabulary_size, causal=True, second_pass_blocks=1)
+    save_model(model, toy_tokenizer, str(work_dir / "teacher"))
+    folder = str(work_dir / "set")
+    record = next(label_folder(str(work_dir / "teacher"), toy_records.folder, folder, codec="factored").read())
+    samples, num_samples = pad_audio([record.samples])
+    first, model.uses_second_pass = recognize(model, samples, num_samples).encoded, True
+    second = recognize(model, samples, num_samples).encoded
+    np.testing.assert_allclose(record.encoded, second[0], atol=1e-4)
+    assert np.abs(record.encoded - first[0]).max() > 0.1

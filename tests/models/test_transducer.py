@@ -20,6 +20,16 @@ def features(seed=0):
 def lattice_and_ctc(model, features, num_features, labels):
     """All outputs of a model in one tensor, [B, T, U+2, V]."""
     encoded, _, predicted = model(features, num_features, labels)
+    return outputs_of(model, encoded, predicted)
+
+
+def both_lattices(model, features, num_features, labels):
+    """Those of both passes, [B, 2T, U+2, V]."""
+    first, second, _ = model.encode_twice(features, num_features)
+    return outputs_of(model, tf.concat([first, second], 1), model.predict_labels(labels))
+
+
+def outputs_of(model, encoded, predicted):
     logits = model.join(encoded[:, :, None], predicted[:, None])  # [B, T, U+1, V]
     return tf.concat([logits, model.ctc_logits(encoded)[:, :, None]], 2)
 
@@ -34,10 +44,21 @@ def causal():
     return tiny.transducer(causal=True)
 
 
+@pytest.fixture(scope="module")
+def cascade():
+    return tiny.transducer(causal=True, second_pass_blocks=1)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_layer(causal):
     inputs = [features(), np.array([32, 32]), LABELS]
     check_layer(lambda: tiny.transducer(causal=causal), inputs, (2, 8, 5, 6), lattice_and_ctc)
+
+
+def test_layer_of_a_cascade():
+    inputs = [features(), np.array([32, 32]), LABELS]
+    make = lambda: tiny.transducer(causal=True, second_pass_blocks=1)  # noqa: E731
+    check_layer(make, inputs, (2, 16, 5, 6), both_lattices)
 
 
 def test_one_training_step_on_its_losses_moves_every_weight():
@@ -112,6 +133,62 @@ def test_a_stream_equals_offline(causal):
     np.testing.assert_allclose(tf.concat(parts, 1), offline, atol=1e-4)
 
 
+# -- a second pass --
+
+
+def test_the_first_pass_of_a_cascade_is_causal_and_the_second_hears_all(cascade):
+    changed, full = features(), np.array([32, 32])
+    changed[:, 28:] = features(1)[:, 28:]
+    first, second, num_frames = cascade.encode_twice(features(), full)
+    early, late, _ = cascade.encode_twice(changed, full)
+    np.testing.assert_array_equal(early[:, :7], first[:, :7])
+    assert np.all(np.any(late.numpy() != second.numpy(), axis=2)) and num_frames.tolist() == [8, 8]
+
+
+def test_a_cascade_encodes_by_the_pass_it_is_told_to_and_streams_by_the_first(cascade):
+    first, second, _ = cascade.encode_twice(features(), LENGTHS)
+    assert cascade.causal and not cascade.uses_second_pass
+    np.testing.assert_array_equal(cascade.encode(features(), LENGTHS)[0], first)
+    streamed, _ = cascade.stream(features(), cascade.initial_encoder_state(2))
+    cascade.uses_second_pass = True
+    try:
+        assert not cascade.causal and cascade.get_config()["uses_second_pass"]
+        np.testing.assert_array_equal(cascade.encode(features(), LENGTHS)[0], second)
+        np.testing.assert_array_equal(cascade.stream(features(), cascade.initial_encoder_state(2))[0], streamed)
+    finally:
+        cascade.uses_second_pass = False
+    np.testing.assert_allclose(streamed[0], first[0], atol=1e-4)
+
+
+def test_nan_in_padding_reaches_neither_pass(cascade):
+    dirty = features()
+    dirty[1, 18:] = np.nan
+    *found, _ = cascade.encode_twice(dirty, LENGTHS)
+    *expected, _ = cascade.encode_twice(features(), LENGTHS)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        np.testing.assert_array_equal(ours[1, :4], theirs[1, :4])
+
+
+def test_a_second_pass_is_built_as_its_encoder_is():
+    encoder = ConformerEncoder(16, 1, 2, 3, True, 4, dropout=0.05, rematerialise=True)
+    second = Transducer(6, encoder, prediction_width=16, joint_width=12, second_pass_blocks=2).second_pass
+    config = second.get_config()
+    names = ("width", "num_heads", "kernel_size", "dropout", "rematerialise")
+    assert {name: config[name] for name in names} == {name: encoder.get_config()[name] for name in names}
+    assert config["num_blocks"] == 2
+
+
+def test_passes_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="second_pass_blocks go on top of a causal encoder"):
+        tiny.transducer(second_pass_blocks=1)
+    with pytest.raises(ValueError, match="uses_second_pass needs second_pass_blocks"):
+        tiny.transducer(causal=True, uses_second_pass=True)
+
+
+# -- sizes --
+
+
 def conformer_size(width, kernel, blocks, bins=80):
     norm = 2 * width
     feed_forward = norm + width * 4 * width + 4 * width + 4 * width * width + width
@@ -138,6 +215,10 @@ def test_parameter_count_of_the_small_config():
 
 def test_a_causal_model_has_as_many_parameters(model, causal):
     assert model.count_params() == causal.count_params() == conformer_size(16, 3, 1) + head_size(16, 16, 12, 6)
+
+
+def test_a_second_pass_adds_its_blocks_and_nothing_else(causal, cascade):
+    assert cascade.count_params() - causal.count_params() == conformer_size(16, 3, 1) - conformer_size(16, 3, 0)
 
 
 def test_layers_of_the_prediction_network_count():

@@ -4,7 +4,8 @@ import pytest
 
 from tests import tiny
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.nst.plan import Corpus, Generation, LabelSet, Plan, TokenizerSpec
+from tf_rnnt_kd.nst.plan import Corpus, Generation, LabelSet, Plan, Row, TokenizerSpec
+from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
 
 
@@ -82,6 +83,26 @@ def test_what_the_plan_names_must_be_there(changes, message):
 def test_a_generation_must_fit_its_plan(wrong, message):
     with pytest.raises(UserError, match=message):
         make_plan(generation("teacher"), wrong)
+
+
+def test_a_cascade_has_a_row_a_pass_and_is_compared_in_either():
+    cascade = generation("cascade", objective=CascadedObjective())
+    assert generation("teacher").rows == [Row("teacher", "", False)]
+    assert cascade.rows == [Row("cascade", "", False), Row("cascade, second pass", "second_pass", True)]
+    make_plan(generation("teacher"), cascade, comparisons=[("cascade, second pass", "cascade"), ("cascade", "teacher")])
+    with pytest.raises(UserError, match="comparisons names 'teacher, second pass', which is none of: teacher, cascade"):
+        make_plan(generation("teacher"), cascade, comparisons=[("cascade", "teacher, second pass")])
+    with pytest.raises(UserError, match="two entries of the plan are named generation 'cascade, second pass'"):
+        make_plan(cascade, generation("cascade, second pass"))
+
+
+def test_a_cascade_that_learns_in_place_alone_needs_no_codec():
+    in_place = CascadedObjective(first_pass=Objective(kl_weight=0.1))
+    make_plan(generation("teacher", objective=in_place))
+    with pytest.raises(UserError, match="kl_weight > 0 with a codec"):
+        make_plan(
+            generation("teacher"), generation("x", "teacher", objective=dataclasses.replace(in_place, in_place=False))
+        )
 
 
 def test_a_student_before_its_teacher_is_refused():

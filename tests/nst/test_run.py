@@ -11,8 +11,11 @@ from tf_rnnt_kd.nst import run
 from tf_rnnt_kd.nst.jobs import find_job
 from tf_rnnt_kd.nst.plan import Corpus, Generation, Plan, TokenizerSpec
 from tf_rnnt_kd.nst.preparation import prepare
+from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.strategy import make_strategy
+
+ROWS = ("teacher", "student", "student/second_pass")
 
 
 def corpus(name, count, seed, labelled=True):
@@ -20,7 +23,7 @@ def corpus(name, count, seed, labelled=True):
 
 
 def make_plan():
-    """A teacher of a few steps and a soft student of it, on a few utterances each."""
+    """A teacher of a few steps and a cascade that learns from its lattices, on a few utterances each."""
     # Too slow to learn: the teacher has to keep something to say.
     training = tiny.training(4, peak=1e-6, labelled_fraction=0.3, report_every=2)
     common = {"training": training, "labelled": ("train",)}
@@ -32,8 +35,8 @@ def make_plan():
             Generation("teacher", tiny.talkative, Objective(), **common),
             Generation(
                 "student",
-                tiny.talkative,
-                Objective(kl_weight=0.01),
+                functools.partial(tiny.transducer, causal=True, second_pass_blocks=1),
+                CascadedObjective(Objective(kl_weight=0.01), Objective(kl_weight=0.01)),
                 teacher="teacher",
                 unlabelled=("audio",),
                 codec="factored",
@@ -42,7 +45,7 @@ def make_plan():
         ],
         development="dev",
         tests=("test",),
-        comparisons=[("student", "teacher")],
+        comparisons=[("student", "teacher"), ("student, second pass", "student")],
         records_per_shard=8,
     )
 
@@ -74,10 +77,13 @@ def test_two_generations_leave_models_labels_results_and_a_report(finished):
         folder = work_dir / "seed-0" / name
         assert (folder / "model.json").exists() and (folder / "results.json").exists()
         assert json.loads((folder / "training.json").read_text())["steps"] == 4
+    rows = {name: json.loads((work_dir / "seed-0" / name / "results.json").read_text()) for name in ROWS}
+    assert [row["search"]["second_pass"] for row in rows.values()] == [False, False, True]
+    assert rows["student"]["model"] == rows["student/second_pass"]["model"] != rows["teacher"]["model"]
     manifest = json.loads((work_dir / "seed-0/teacher/labels/audio-factored/manifest.json").read_text())
     teacher = json.loads((work_dir / "seed-0/teacher/model.json").read_text())
     assert manifest["utterances"] == 12 and manifest["source"]["teacher"] == teacher["weights_hash"]
-    assert "teacher" in report and "student - teacher" in report
+    assert "teacher" in report and "student - teacher" in report and "student, second pass - student" in report
     assert (work_dir / "report.txt").read_text() == report + "\n"
     assert "seconds" not in (work_dir / "results.json").read_text()
 
@@ -91,16 +97,17 @@ def test_a_second_start_does_nothing(finished):
 
 
 @pytest.mark.slow
-def test_only_what_is_missing_is_done_again(finished):
+@pytest.mark.parametrize("row", ["student", "student/second_pass"])
+def test_only_what_is_missing_is_done_again(finished, row):
     work_dir, report = finished
     before = times(work_dir)
-    lost = work_dir / "seed-0" / "student" / "results.json"
+    lost = work_dir / "seed-0" / row / "results.json"
     content = lost.read_bytes()
     lost.unlink()
     assert not run.is_finished(make_plan(), find_job(make_plan(), "0/student"), str(work_dir))
     assert go(work_dir) == report and lost.read_bytes() == content
     changed = {path for path, time in times(work_dir).items() if before[path] != time}
-    assert changed and all("/student/" in path and "model" not in path for path in changed)
+    assert changed == {str(lost), str(lost.with_name("hypotheses-test.tsv"))}
 
 
 def test_a_changed_configuration_is_refused_with_both_lines(work_dir):

@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.serving import networks
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.models.saving import save_model
 from tf_rnnt_kd.serving import saved_model
 from tf_rnnt_kd.serving.saved_model import Recognizer, export_checkpoint, export_model, in_chunks
 from tf_rnnt_kd.serving.streaming_module import OfflineModule, StreamingModule
@@ -60,6 +62,7 @@ def test_metadata_says_what_the_model_is(exported):
         "frame_ms": 40,
         "model_hash": "a-model",
         "sample_rate": 16_000,
+        "second_pass": False,
         "streaming": True,
         "tokenizer_hash": "a-tokenizer",
     }
@@ -142,3 +145,17 @@ def test_damaged_export_is_refused_by_name(exported, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"not a model")
     with pytest.raises(UserError, match="damaged"):
         Recognizer(str(tmp_path))
+
+
+def test_a_cascade_is_exported_in_the_pass_one_asks_for(toy_tokenizer, tmp_path):
+    model = tiny.transducer(toy_tokenizer.vocabulary_size, causal=True, second_pass_blocks=1)
+    model.joint.kernel.assign(6 * model.joint.kernel.value)
+    save_model(model, toy_tokenizer, str(tmp_path / "cascade"))
+    export_checkpoint(str(tmp_path / "cascade"), str(tmp_path / "whole"), second_pass=True)
+    recognizer, samples = Recognizer(str(tmp_path / "whole")), networks.noise(2.0)
+    model.uses_second_pass = True
+    expected = OfflineModule(model, toy_tokenizer.pieces).transcribe(samples[None], [len(samples)])["text"]
+    assert not recognizer.streaming and recognizer.transcribe(samples) == expected.numpy()[0].decode() != ""
+    export_checkpoint(str(tmp_path / "cascade"), str(tmp_path / "whole"), second_pass=True)
+    with pytest.raises(UserError, match="is no such export"):
+        export_checkpoint(str(tmp_path / "cascade"), str(tmp_path / "whole"))
