@@ -94,7 +94,7 @@ def test_a_misspelt_file_is_refused_with_the_near_name(path):
 
 
 def test_a_file_like_none_is_refused_with_all_names():
-    with pytest.raises(UserError, match=r"there are configs/digits_compare\.gin, .*configs/quickstart\.gin"):
+    with pytest.raises(UserError, match=r"there are configs/digits_cascade\.gin, .*configs/quickstart\.gin"):
         load_plan("zzzzzz")
 
 
