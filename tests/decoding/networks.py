@@ -37,13 +37,13 @@ class Random:
 
     width, vocabulary_size = 6, 5
 
-    def __init__(self, seed, blank_id=0, dtype=tf.float32):
+    def __init__(self, seed, blank_id=0, dtype=tf.float32, blank_bias=2.0):
         self._random = np.random.default_rng(seed)
         draw = self._random.standard_normal
         self._embedding = draw([self.vocabulary_size, self.width]).astype("float32")
         self._recurrent = draw([self.width, self.width]).astype("float32")
         self._kernel = 2 * draw([self.width, self.vocabulary_size]).astype("float32")
-        self._bias = np.where(np.arange(self.vocabulary_size) == blank_id, 2.0, 0.0).astype("float32")
+        self._bias = np.where(np.arange(self.vocabulary_size) == blank_id, blank_bias, 0.0).astype("float32")
         self._dtype = dtype
         self.search = {
             "join": self._join,

@@ -22,3 +22,18 @@ def all_hypotheses(encoded, *, join, predicted, state, step_prediction, blank_id
 
     walk(0, 0, (), 0.0, predicted, state)
     return totals
+
+
+def table_score(labels, table, *, start_id):
+    """log P(labels) of a bigram model, given as table[label before, label]."""
+    return sum(table[before, label] for before, label in zip((start_id, *labels), labels, strict=False))
+
+
+def internal_score(labels, *, join, predicted, state, step_prediction, blank_id):
+    """log P(labels) of what the joint says to a frame of zeros, blank left out."""
+    total = 0.0
+    for label in labels:
+        logits = np.delete(np.asarray(join(np.zeros_like(predicted), predicted), np.float64), blank_id)
+        total += logits[label - (label > blank_id)] - np.logaddexp.reduce(logits)
+        predicted, state = step_prediction(label, state)
+    return total

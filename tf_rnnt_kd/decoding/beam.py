@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_rnnt_kd.decoding.fusion import LabelScorer, with_scorer
 from tf_rnnt_kd.decoding.hypotheses import NBest
 from tf_rnnt_kd.decoding.streaming import Join, SearchState, StepPrediction, predict_where, where_rows, with_shape_of
 
@@ -45,6 +46,7 @@ def beam_search(
     max_symbols_per_frame: int = 4,
     max_labels: int | None = None,
     max_gap: float = 12.0,
+    label_scorer: LabelScorer | None = None,
 ) -> NBest:
     """The label sequences whose alignments weigh most, among those that a beam of K sees.
 
@@ -65,6 +67,7 @@ def beam_search(
       max_symbols_per_frame: labels a frame may emit; then only blank may follow.
       max_labels: L of the result; None for T * max_symbols_per_frame.
       max_gap: in nats; hypotheses that are so far behind the best are given up.
+      label_scorer: what is added to the score of each label, e.g. `fusion.weighted_sum` of language models.
 
     Returns:
       `NBest`, best first.
@@ -75,6 +78,8 @@ def beam_search(
     num_frames = tf.cast(num_frames, tf.int32)
     batch_size, longest = tf.shape(encoded)[0], tf.shape(encoded)[1]
     capacity = longest * max_symbols_per_frame if max_labels is None else tf.constant(max_labels, tf.int32)
+    if label_scorer is not None:
+        initial_prediction, step_prediction = with_scorer(initial_prediction, step_prediction, label_scorer)
     predicted, state = initial_prediction(batch_size)
     search = SearchState(*tf.nest.map_structure(lambda x: tf.repeat(x, beam, axis=0), (predicted, tuple(state))))
 
@@ -87,8 +92,9 @@ def beam_search(
         logits = join(tf.repeat(vectors, beam, axis=0)[:, None], search.predicted[:, None])[:, 0]
         log_probs = tf.nn.log_softmax(tf.cast(logits, tf.float32))
         log_probs = tf.reshape(log_probs, [batch_size, beam, -1])  # [B, K, V]
+        bonus = 0.0 if label_scorer is None else tf.reshape(search.state[1][0], [batch_size, beam, -1])
         exhausted = (hypotheses.num_symbols >= max_symbols_per_frame) | (hypotheses.num_labels >= capacity)
-        candidates = _candidates(hypotheses, log_probs, exhausted, blank_id)
+        candidates = _candidates(hypotheses, log_probs, bonus, exhausted, blank_id)
         chosen, kept = _choose(hypotheses, candidates, beam, max_gap)
         after = _follow(hypotheses, chosen, kept, frame, capacity)
         moved = _predict(search, chosen, step_prediction)
@@ -114,13 +120,15 @@ def beam_search(
     )
 
 
-def _candidates(hypotheses: _Beam, log_probs: tf.Tensor, exhausted: tf.Tensor, blank_id: int) -> _Candidates:
+def _candidates(
+    hypotheses: _Beam, log_probs: tf.Tensor, bonus: tf.Tensor | float, exhausted: tf.Tensor, blank_id: int
+) -> _Candidates:
     """Each hypothesis as it is, if done, or after a blank; and the K best of all labels after all hypotheses."""
     batch_size, beam, vocabulary = tf.unstack(tf.shape(log_probs))
     scores, done = hypotheses.scores, hypotheses.done
     stayed = tf.where(done, scores, scores + log_probs[:, :, blank_id])  # [B, K]
     may_emit = ~(done | exhausted)[:, :, None] & (tf.range(vocabulary) != blank_id)  # [B, K, V]
-    emitted = tf.where(may_emit, scores[:, :, None] + log_probs, float("-inf"))
+    emitted = tf.where(may_emit, scores[:, :, None] + log_probs + bonus, float("-inf"))
     best, index = tf.math.top_k(tf.reshape(emitted, [batch_size, -1]), scores.shape[1])  # [B, K]
     places = tf.broadcast_to(tf.range(beam), tf.shape(stayed))
     return _Candidates(

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.decoding.beam import beam_search
+from tf_rnnt_kd.decoding.fusion import LabelScorer, penalise_blank
 from tf_rnnt_kd.decoding.greedy import greedy_search
 from tf_rnnt_kd.decoding.hypotheses import Hypotheses
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
@@ -47,29 +48,39 @@ class Recognized(NamedTuple):
     hypotheses: Hypotheses
 
 
-def recognize(model: Recognizer, samples: tf.Tensor, num_samples: tf.Tensor, *, beam: int = 1) -> Recognized:
+def recognize(
+    model: Recognizer,
+    samples: tf.Tensor,
+    num_samples: tf.Tensor,
+    *,
+    beam: int = 1,
+    blank_penalty: float = 0.0,
+    label_scorer: LabelScorer | None = None,
+) -> Recognized:
     """Features, encoder and search, in a graph; audio shorter than one encoder frame gives no label.
 
     Args:
       model: the network.
       samples: [B, S] float32 in [-1, 1], 16 kHz.
       num_samples: [B] int32.
-      beam: hypotheses that the search keeps; 1 for greedy search.
+      beam: hypotheses that the search keeps; 1 for greedy search, where there is no `label_scorer`.
+      blank_penalty: taken from the logit of blank, in nats.
+      label_scorer: as in `beam_search`.
     """
     missing = tf.maximum(_LEAST_SAMPLES - tf.shape(samples)[1], 0)
     features = log_mel(tf.pad(samples, [[0, 0], [0, missing]]))  # [B, N, F]
     features = features[:, : tf.shape(features)[1] // _REDUCTION * _REDUCTION]  # [B, 4T, F]
     encoded, num_frames = model.encode(features, num_log_mel_frames(num_samples))
     network = {
-        "join": model.join,
+        "join": penalise_blank(model.join, blank_penalty, blank_id=model.blank_id) if blank_penalty else model.join,
         "initial_prediction": model.initial_prediction,
         "step_prediction": model.step_prediction,
         "blank_id": model.blank_id,
     }
-    if beam == 1:
+    if beam == 1 and label_scorer is None:
         hypotheses = greedy_search(encoded, num_frames, **network)
     else:
-        hypotheses = beam_search(encoded, num_frames, beam=beam, **network).best
+        hypotheses = beam_search(encoded, num_frames, beam=beam, label_scorer=label_scorer, **network).best
     return Recognized(encoded, num_frames, hypotheses)
 
 
