@@ -60,6 +60,19 @@ def test_several_symbols_on_a_frame_are_recombined():
         assert float(found.scores[0, place]) == pytest.approx(wanted[labels_of(found, 0, place)], rel=1e-4)
 
 
+@pytest.mark.parametrize("blank_id", [0, 2])
+def test_labels_carry_the_log_probability_of_their_node(blank_id):
+    network = networks.Random(9, blank_id=blank_id)
+    encoded = network.encoded(2, 9)
+    found = beam_search(encoded, [9, 6], **network.search, beam=5)
+    for row, place in np.argwhere(np.isfinite(found.scores)):
+        labels = labels_of(found, row, place)
+        frames = found.frames[row, place].numpy()[: len(labels)]
+        wanted = oracle.label_log_probs(encoded[row], labels, frames, **network.numpy_search)
+        np.testing.assert_allclose(found.label_log_probs[row, place, : len(labels)], wanted, rtol=1e-4, atol=1e-5)
+        assert np.all(np.diff(frames) >= 0) and not np.any(found.label_log_probs[row, place, len(labels) :])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_hypotheses_differ_and_their_scores_fall(seed):
     network = networks.Random(seed)

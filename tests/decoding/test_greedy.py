@@ -33,12 +33,14 @@ def test_search_equals_the_oracle(blank_id, cap, max_labels):
     found = greedy_search(encoded, lengths, **network.search, max_symbols_per_frame=cap, max_labels=max_labels)
     assert found.labels.shape[1] == (20 * cap if max_labels is None else max_labels)
     for row, length in enumerate(lengths):
-        labels, frames, score = oracle.greedy_search(
+        labels, frames, label_log_probs, score = oracle.greedy_search(
             encoded[row, :length], **network.numpy_search, max_symbols_per_frame=cap, max_labels=max_labels
         )
         num_labels = found.num_labels[row].numpy()
         assert found.labels[row].numpy().tolist() == labels + [0] * (found.labels.shape[1] - num_labels)
         assert found.frames[row, :num_labels].numpy().tolist() == frames
+        np.testing.assert_allclose(found.label_log_probs[row, :num_labels], label_log_probs, rtol=1e-4, atol=1e-5)
+        assert not np.any(found.label_log_probs[row, num_labels:])
         np.testing.assert_allclose(found.scores[row], score, rtol=1e-5, atol=1e-5)
 
 

@@ -37,3 +37,13 @@ def internal_score(labels, *, join, predicted, state, step_prediction, blank_id)
         total += logits[label - (label > blank_id)] - np.logaddexp.reduce(logits)
         predicted, state = step_prediction(label, state)
     return total
+
+
+def label_log_probs(encoded, labels, frames, *, join, predicted, state, step_prediction, blank_id):
+    """log-probability of each label at the node of its emission frame."""
+    found = []
+    for label, frame in zip(labels, frames, strict=True):
+        logits = np.asarray(join(encoded[frame], predicted), np.float64)
+        found.append(logits[label] - np.logaddexp.reduce(logits))
+        predicted, state = step_prediction(label, state)
+    return found

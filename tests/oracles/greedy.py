@@ -4,8 +4,8 @@ import numpy as np
 
 
 def greedy_search(encoded, *, join, predicted, state, step_prediction, blank_id, max_symbols_per_frame, max_labels):
-    """One utterance; returns (labels, emission frames, log-probability of the path)."""
-    labels, frames, score = [], [], 0.0
+    """One utterance; returns (labels, their emission frames and log-probabilities, log-probability of the path)."""
+    labels, frames, label_log_probs, score = [], [], [], 0.0
     for frame, vector in enumerate(encoded):
         num_symbols = 0
         while True:
@@ -19,6 +19,7 @@ def greedy_search(encoded, *, join, predicted, state, step_prediction, blank_id,
                 break
             labels.append(best)
             frames.append(frame)
+            label_log_probs.append(log_probs[best])
             predicted, state = step_prediction(best, state)
             num_symbols += 1
-    return labels, frames, score
+    return labels, frames, label_log_probs, score

@@ -23,6 +23,7 @@ class _Beam(NamedTuple):
     num_labels: tf.Tensor  # [B, K]
     labels: tf.Tensor  # [B, K, L + 1]; the last column takes the writes of hypotheses that do not emit
     frames: tf.Tensor  # [B, K, L + 1]
+    label_log_probs: tf.Tensor  # [B, K, L + 1]
 
 
 class _Candidates(NamedTuple):
@@ -96,7 +97,7 @@ def beam_search(
         exhausted = (hypotheses.num_symbols >= max_symbols_per_frame) | (hypotheses.num_labels >= capacity)
         candidates = _candidates(hypotheses, log_probs, bonus, exhausted, blank_id)
         chosen, kept = _choose(hypotheses, candidates, beam, max_gap)
-        after = _follow(hypotheses, chosen, kept, frame, capacity)
+        after = _follow(hypotheses, chosen, kept, frame, log_probs, capacity)
         moved = _predict(search, chosen, step_prediction)
         # An utterance whose hypotheses are all done goes on to its next frame.
         leaves = valid & tf.reduce_all(after.done, axis=1)  # [B]
@@ -117,6 +118,7 @@ def beam_search(
         num_labels=tf.where(real, found.num_labels, 0),
         scores=found.scores,
         frames=tf.where(real[:, :, None], found.frames[:, :, :-1], 0),
+        label_log_probs=tf.where(real[:, :, None], found.label_log_probs[:, :, :-1], 0.0),
     )
 
 
@@ -161,19 +163,29 @@ def _choose(hypotheses: _Beam, candidates: _Candidates, beam: int, max_gap: floa
     return _Candidates(best, done, parent, label), tf.gather(hashes, index, batch_dims=1)
 
 
-def _follow(hypotheses: _Beam, chosen: _Candidates, hashes: tf.Tensor, frame: tf.Tensor, capacity: tf.Tensor) -> _Beam:
+def _follow(
+    hypotheses: _Beam,
+    chosen: _Candidates,
+    hashes: tf.Tensor,
+    frame: tf.Tensor,
+    log_probs: tf.Tensor,
+    capacity: tf.Tensor,
+) -> _Beam:
     parents = tf.nest.map_structure(lambda values: tf.gather(values, chosen.parent, batch_dims=1), hypotheses)
     emits = (chosen.label >= 0) & tf.math.is_finite(chosen.scores)  # [B, K]
     here = tf.range(tf.shape(parents.labels)[2]) == tf.where(emits, parents.num_labels, capacity)[:, :, None]
     emitted = tf.cast(emits, tf.int32)
+    label = tf.maximum(chosen.label, 0)
+    label_log_prob = tf.gather_nd(log_probs, tf.stack([chosen.parent, label], 2), batch_dims=1)  # [B, K]
     return _Beam(
         scores=chosen.scores,
         done=chosen.done,
         num_symbols=parents.num_symbols + emitted,
         hashes=hashes,
         num_labels=parents.num_labels + emitted,
-        labels=tf.where(here, tf.maximum(chosen.label, 0)[:, :, None], parents.labels),
+        labels=tf.where(here, label[:, :, None], parents.labels),
         frames=tf.where(here, frame[:, None, None], parents.frames),
+        label_log_probs=tf.where(here, label_log_prob[:, :, None], parents.label_log_probs),
     )
 
 
@@ -190,4 +202,4 @@ def _start(batch_size: tf.Tensor, beam: int, capacity: tf.Tensor) -> _Beam:
     zeros = tf.zeros([batch_size, beam], tf.int32)
     empty = tf.zeros([batch_size, beam, capacity + 1], tf.int32)
     hashes = tf.zeros([batch_size, beam, len(_MULTIPLIERS)], tf.int64)
-    return _Beam(scores, tf.math.is_inf(scores), zeros, hashes, zeros, empty, empty)
+    return _Beam(scores, tf.math.is_inf(scores), zeros, hashes, zeros, empty, empty, tf.cast(empty, tf.float32))

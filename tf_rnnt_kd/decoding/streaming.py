@@ -35,7 +35,8 @@ class _Look(NamedTuple):
     num_blanks: tf.Tensor
     emits: tf.Tensor
     label: tf.Tensor
-    score: tf.Tensor
+    score: tf.Tensor  # of the blanks
+    label_log_prob: tf.Tensor  # 0 where none is emitted
 
 
 class _Path(NamedTuple):
@@ -47,6 +48,7 @@ class _Path(NamedTuple):
     scores: tf.Tensor  # [B]
     labels: tf.Tensor  # [B, L + 1]; the last column takes the writes of utterances that do not emit
     frames: tf.Tensor  # [B, L + 1]
+    label_log_probs: tf.Tensor  # [B, L + 1]
 
 
 def search_chunk(
@@ -99,7 +101,8 @@ def search_chunk(
         return tf.nest.map_structure(with_shape_of, after, (path, search))
 
     path, carried = tf.while_loop(unfinished, advance, (_start(tf.shape(encoded)[0], capacity), carried))
-    hypotheses = Hypotheses(path.labels[:, :-1], path.num_labels, path.scores, path.frames[:, :-1])
+    labels, frames, label_log_probs = (written[:, :-1] for written in path[-3:])
+    hypotheses = Hypotheses(labels, path.num_labels, path.scores, frames, label_log_probs)
     return hypotheses, carried
 
 
@@ -114,7 +117,7 @@ def _look(logits: tf.Tensor, valid: tf.Tensor, may_emit: tf.Tensor, blank_id: in
     score = tf.reduce_sum(tf.where(is_blank, log_probs[..., blank_id], 0.0), 1)  # [B]
     label = tf.gather(best, first, batch_dims=1)  # [B]
     label_score = tf.gather(tf.reduce_max(log_probs, -1), first, batch_dims=1)  # [B]
-    return _Look(num_blanks, emits, label, score + tf.where(emits, label_score, 0.0))
+    return _Look(num_blanks, emits, label, score, tf.where(emits, label_score, 0.0))
 
 
 def _extend(path: _Path, look: _Look, capacity: tf.Tensor) -> _Path:
@@ -126,9 +129,10 @@ def _extend(path: _Path, look: _Look, capacity: tf.Tensor) -> _Path:
         frame=frame,
         num_symbols=emitted + tf.where(look.num_blanks == 0, path.num_symbols, 0),
         num_labels=path.num_labels + emitted,
-        scores=path.scores + look.score,
+        scores=path.scores + look.score + look.label_log_prob,
         labels=tf.tensor_scatter_nd_update(path.labels, where, look.label),
         frames=tf.tensor_scatter_nd_update(path.frames, where, frame),
+        label_log_probs=tf.tensor_scatter_nd_update(path.label_log_probs, where, look.label_log_prob),
     )
 
 
@@ -152,7 +156,7 @@ def where_rows(condition: tf.Tensor, new: Structure, old: Structure) -> Structur
 def _start(batch_size: tf.Tensor, capacity: tf.Tensor) -> _Path:
     zeros = tf.zeros([batch_size], tf.int32)
     empty = tf.zeros([batch_size, capacity + 1], tf.int32)
-    return _Path(zeros, zeros, zeros, tf.zeros([batch_size]), empty, empty)
+    return _Path(zeros, zeros, zeros, tf.zeros([batch_size]), empty, empty, tf.cast(empty, tf.float32))
 
 
 def with_shape_of(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
