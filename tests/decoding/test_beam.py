@@ -9,6 +9,8 @@ from tests.oracles import beam as oracle
 from tf_rnnt_kd.decoding.beam import beam_search
 from tf_rnnt_kd.decoding.greedy import greedy_search
 
+traced_search = tf.function(beam_search, autograph=False)  # long searches run faster in a graph, tracing included
+
 
 def labels_of(found, row, place):
     return tuple(found.labels[row, place, : found.num_labels[row, place]].numpy().tolist())
@@ -76,7 +78,7 @@ def test_labels_carry_the_log_probability_of_their_node(blank_id):
 @pytest.mark.parametrize("seed", range(3))
 def test_hypotheses_differ_and_their_scores_fall(seed):
     network = networks.Random(seed)
-    found = beam_search(network.encoded(4, 15), [15, 9, 3, 15], **network.search, beam=6)
+    found = traced_search(network.encoded(4, 15), [15, 9, 3, 15], **network.search, beam=6)
     for row in range(4):
         sequences = [labels_of(found, row, k) for k in range(6) if np.isfinite(found.scores[row, k])]
         assert len(set(sequences)) == len(sequences) > 1
@@ -86,7 +88,7 @@ def test_hypotheses_differ_and_their_scores_fall(seed):
 def test_a_wider_beam_finds_no_worse():
     network = networks.Random(11)
     arguments = network.encoded(20, 12), [12] * 20
-    scores = [beam_search(*arguments, **network.search, beam=k).scores[:, 0].numpy() for k in (1, 4, 16)]
+    scores = [traced_search(*arguments, **network.search, beam=k).scores[:, 0].numpy() for k in (1, 4, 16)]
     assert np.mean(scores[1] >= scores[0] - 1e-5) >= 0.9 and np.mean(scores[2] >= scores[1] - 1e-5) >= 0.9
     assert np.mean(scores[2]) > np.mean(scores[0])
 

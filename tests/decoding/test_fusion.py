@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.decoding import networks
+from tests.decoding.test_beam import traced_search
 from tests.oracles import beam as oracle
 from tf_rnnt_kd.decoding.beam import beam_search
 from tf_rnnt_kd.decoding.fusion import LabelScorer, internal_language_model, penalise_blank, weighted_sum
@@ -68,8 +69,8 @@ def test_scorers_without_weight_and_bonus_change_nothing():
     network = networks.Random(seed=4)
     _, scorer = bigram(5, blank_id=0)
     arguments = network.encoded(2, 8), [8, 5]
-    plain = beam_search(*arguments, **network.search, beam=4)
-    fused = beam_search(*arguments, **network.search, beam=4, label_scorer=weighted_sum([(scorer, 0.0)]))
+    plain = traced_search(*arguments, **network.search, beam=4)
+    fused = traced_search(*arguments, **network.search, beam=4, label_scorer=weighted_sum([(scorer, 0.0)]))
     tf.nest.map_structure(np.testing.assert_array_equal, plain, fused)
 
 
@@ -83,8 +84,8 @@ def test_a_forbidden_label_is_never_found():
 
     scorer = LabelScorer(lambda batch_size: (tf.repeat(table[:1], batch_size, axis=0), ()), step)
     arguments = network.encoded(4, 15), [15, 15, 9, 0]
-    assert np.any(beam_search(*arguments, **network.search, beam=4).labels == 2)
-    found = beam_search(*arguments, **network.search, beam=4, label_scorer=weighted_sum([(scorer, 0.5)]))
+    assert np.any(traced_search(*arguments, **network.search, beam=4).labels == 2)
+    found = traced_search(*arguments, **network.search, beam=4, label_scorer=weighted_sum([(scorer, 0.5)]))
     assert np.any(found.labels == 1) and not np.any(found.labels == 2)
 
 
@@ -92,11 +93,11 @@ def test_a_bonus_lengthens_and_a_penalty_of_blank_too():
     network = networks.Random(seed=7)
     arguments = network.encoded(8, 15), [15] * 8
     options = {**network.search, "beam": 4}
-    plain = beam_search(*arguments, **options).num_labels[:, 0]
-    longer = beam_search(*arguments, **options, label_scorer=weighted_sum([], length_bonus=2.0)).num_labels[:, 0]
+    plain = traced_search(*arguments, **options).num_labels[:, 0]
+    longer = traced_search(*arguments, **options, label_scorer=weighted_sum([], length_bonus=2.0)).num_labels[:, 0]
     assert np.all(longer > plain)
     options["join"] = penalise_blank(options["join"], 2.0)
-    penalised = beam_search(*arguments, **options).num_labels[:, 0]
+    penalised = traced_search(*arguments, **options).num_labels[:, 0]
     assert np.all(penalised >= plain) and np.mean(penalised) > np.mean(plain) + 1
 
 

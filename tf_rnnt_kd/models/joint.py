@@ -27,7 +27,8 @@ class Joint(keras.layers.Layer):
     def call(self, encoded, predicted):
         """Projected [..., D] and [..., D] -> logits [..., V] float32."""
         hidden = tf.cast(tf.tanh(encoded + predicted), tf.float32)
-        return tf.matmul(hidden, tf.cast(self.kernel, tf.float32)) + tf.cast(self.bias, tf.float32)
+        # `tensordot` makes one product of matrices of it, where `matmul` makes one for each row of the batch.
+        return tf.tensordot(hidden, tf.cast(self.kernel, tf.float32), 1) + tf.cast(self.bias, tf.float32)
 
     def get_config(self):
         return {**super().get_config(), "vocabulary_size": self.vocabulary_size, "width": self.width}

@@ -41,7 +41,8 @@ class PredictionNetwork(keras.layers.Layer):
 
     def step(self, label, state):
         """One label: [B] int32, state -> [B, D], state."""
-        hidden, moved = self._embed(label), []
+        # Nothing learns here, so a look-up will do: the product is as large as a joint node's.
+        hidden, moved = tf.gather(tf.cast(self.embedding.kernel, self.compute_dtype), label), []
         for layer, cell_state in zip(self.layers, zip(*[iter(state)] * 2, strict=True), strict=True):
             hidden, cell_state = layer.cell(hidden, list(cell_state))
             moved.extend(cell_state)
