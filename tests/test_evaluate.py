@@ -1,5 +1,6 @@
 """`evaluate`, `export` and `transcribe` as commands, on one small model."""
 
+import json
 import subprocess
 import sys
 
@@ -60,13 +61,17 @@ def test_evaluating_twice_gives_equal_bytes(place):
     outputs = []
     for name in ("first", "second"):
         sets, output = f"{place / 'clean'},{place / 'noisy'}", place / name / "results.json"
-        finished = _run("evaluate", "--checkpoint", place / "student", "--records", sets, "--output", output)
+        places = ("--checkpoint", place / "student", "--records", sets, "--output", output)
+        finished = _run("evaluate", *places, "--beam=2", "--synchrony=alignments", "--blank_penalty=0.5")
         assert finished.returncode == 0, finished.stderr
         assert "clean WER %" in finished.stdout and "student" in finished.stdout
         outputs.append({path.name: path.read_bytes() for path in output.parent.iterdir()})
     assert outputs[0] == outputs[1]
     assert sorted(outputs[0]) == ["hypotheses-clean.tsv", "hypotheses-noisy.tsv", "results.json"]
     assert read_results(str(place / "first" / "results.json"))["clean"].words == 6
+    searched = json.loads((place / "first" / "results.json").read_text())["search"]
+    wanted = {"beam": 2, "synchrony": "alignments", "blank_penalty": 0.5, "chunk": 1, "second_pass": False}
+    assert searched == wanted
     assert [item.reference for item in read_transcriptions(str(place / "first"), "clean")] == _TEXTS
 
 

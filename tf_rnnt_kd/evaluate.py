@@ -12,6 +12,9 @@ _OUTPUT = flags.DEFINE_string("output", "results.json", "Where the figures go; t
 _CHUNK = flags.DEFINE_integer("chunk", None, "Frames of 40 ms heard at once, of those the model was trained on.", 1)
 _SECOND_PASS = flags.DEFINE_bool("second_pass", False, "Decode what a cascade hears with full context.")
 _BEAM = flags.DEFINE_integer("beam", 1, "Hypotheses that the search keeps; 1 for greedy search.", 1, 64)
+_SYNCHRONY = flags.DEFINE_enum(
+    "synchrony", "frames", ["frames", "alignments"], "What the hypotheses of a beam have in common: t, or t + u."
+)
 _BLANK_PENALTY = flags.DEFINE_float("blank_penalty", 0.0, "Taken from the logit of blank: fewer deletions.")
 
 
@@ -22,7 +25,7 @@ def main(argv):
     from tf_rnnt_kd.evaluation.report import System, format_table, read_run
 
     heard = {"chunk": _CHUNK.value, "second_pass": _SECOND_PASS.value}
-    search = {"beam": _BEAM.value, "blank_penalty": _BLANK_PENALTY.value}
+    search = {"beam": _BEAM.value, "synchrony": _SYNCHRONY.value, "blank_penalty": _BLANK_PENALTY.value}
     evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, **heard, **search)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))
     print(format_table([System(name, (read_run(_OUTPUT.value),))]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tf_rnnt_kd.data.schema import Record
+from tf_rnnt_kd.decoding.fusion import weighted_sum
 from tf_rnnt_kd.evaluation import decode
 from tf_rnnt_kd.models.conformer import ConformerEncoder
 from tf_rnnt_kd.models.transducer import Transducer
@@ -60,15 +61,26 @@ def test_batching_does_not_change_hypotheses(model, records, monkeypatch):
     np.testing.assert_allclose([item.score for item in whole], [item.score for item in alone], rtol=1e-4, atol=1e-4)
 
 
-def test_a_beam_finds_more_probable_hypotheses_and_audio_without_frames_has_none(model, records):
-    greedy, beam = (
-        list(decode.evaluate_records(model, Letters(), Records(records), decode=decode.make_decoder(model, beam=k)))
-        for k in (1, 4)
-    )
+def evaluated(model, records, **search):
+    decoder = decode.make_decoder(model, **search)
+    return list(decode.evaluate_records(model, Letters(), Records(records), decode=decoder))
+
+
+@pytest.mark.parametrize("synchrony", ["frames", "alignments"])
+def test_a_beam_finds_more_probable_hypotheses_and_audio_without_frames_has_none(model, records, synchrony):
+    greedy, beam = evaluated(model, records), evaluated(model, records, beam=4, synchrony=synchrony)
     assert [item.id for item in beam] == [item.id for item in greedy]
     gains = [wide.score - narrow.score for wide, narrow in zip(beam, greedy, strict=True)]
     assert max(gains) > 0.0 and np.median(gains) >= 0.0
     assert [item.hypothesis for item in beam[:1]] == [""] == [item.hypothesis for item in greedy[:1]]
+
+
+def test_a_reward_of_blank_and_a_price_of_labels_shorten_hypotheses(model, records):
+    plain, *shorter = (
+        sum(len(item.hypothesis) for item in evaluated(model, records, **search))
+        for search in ({}, {"blank_penalty": -8.0}, {"label_scorer": weighted_sum([], length_bonus=-8.0)})
+    )
+    assert max(shorter) < plain
 
 
 def test_audio_shorter_than_a_frame_has_an_empty_hypothesis(model, records):

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd.decoding.alignment_synchronous import alignment_synchronous_search
 from tf_rnnt_kd.decoding.beam import beam_search
 from tf_rnnt_kd.decoding.fusion import LabelScorer, penalise_blank
 from tf_rnnt_kd.decoding.greedy import greedy_search
@@ -14,6 +15,8 @@ from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_l
 
 _REDUCTION = 4  # feature frames in an encoder frame
 _LEAST_SAMPLES = FRAME_LENGTH + (_REDUCTION - 1) * FRAME_STEP  # what one encoder frame needs
+
+BEAM_SEARCHES = {"frames": beam_search, "alignments": alignment_synchronous_search}  # by what is synchronous
 
 
 class Recognizer(Protocol):
@@ -54,6 +57,7 @@ def recognize(
     num_samples: tf.Tensor,
     *,
     beam: int = 1,
+    synchrony: str = "frames",
     blank_penalty: float = 0.0,
     label_scorer: LabelScorer | None = None,
 ) -> Recognized:
@@ -64,6 +68,7 @@ def recognize(
       samples: [B, S] float32 in [-1, 1], 16 kHz.
       num_samples: [B] int32.
       beam: hypotheses that the search keeps; 1 for greedy search, where there is no `label_scorer`.
+      synchrony: which of `BEAM_SEARCHES`.
       blank_penalty: taken from the logit of blank, in nats.
       label_scorer: as in `beam_search`.
     """
@@ -80,7 +85,8 @@ def recognize(
     if beam == 1 and label_scorer is None:
         hypotheses = greedy_search(encoded, num_frames, **network)
     else:
-        hypotheses = beam_search(encoded, num_frames, beam=beam, label_scorer=label_scorer, **network).best
+        search = BEAM_SEARCHES[synchrony]
+        hypotheses = search(encoded, num_frames, beam=beam, label_scorer=label_scorer, **network).best
     return Recognized(encoded, num_frames, hypotheses)
 
 

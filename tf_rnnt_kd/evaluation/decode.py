@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.data.records import open_records
-from tf_rnnt_kd.decoding.fusion import LabelScorer
 from tf_rnnt_kd.decoding.hypotheses import Hypotheses
 from tf_rnnt_kd.decoding.offline import pad_audio, recognize, similar_lengths
 from tf_rnnt_kd.errors import UserError
@@ -23,21 +22,16 @@ _UTTERANCES_SORTED = 1024  # as many lie in memory, so that batches can be of si
 Decoder = Callable[[np.ndarray, np.ndarray], Hypotheses]
 
 
-def make_decoder(
-    model: Transducer, *, beam: int = 1, blank_penalty: float = 0.0, label_scorer: LabelScorer | None = None
-) -> Decoder:
+def make_decoder(model: Transducer, **search) -> Decoder:
     """Traces decoding once, for every batch size and length: keep it where a model is evaluated again and again.
 
     Args:
       model: what to decode with.
-      beam: as in `decoding.offline.recognize`.
-      blank_penalty: the same.
-      label_scorer: the same.
+      search: the options of `decoding.offline.recognize`: `beam`, `synchrony`, `blank_penalty`, `label_scorer`.
 
     Returns:
       (samples [B, S] float32 in [-1, 1], num_samples [B] int32) -> `Hypotheses`.
     """
-    search = {"beam": beam, "blank_penalty": blank_penalty, "label_scorer": label_scorer}
 
     def decode(samples: tf.Tensor, num_samples: tf.Tensor) -> Hypotheses:
         return recognize(model, samples, num_samples, **search).hypotheses
@@ -86,6 +80,7 @@ def evaluate_checkpoint(
     chunk: int | None = None,
     second_pass: bool = False,
     beam: int = 1,
+    synchrony: str = "frames",
     blank_penalty: float = 0.0,
 ) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
@@ -96,8 +91,9 @@ def evaluate_checkpoint(
       output: path of the JSON file.
       chunk: as in `models.saving.load_model`.
       second_pass: the same.
-      beam: as in `decoding.offline.recognize`.
-      blank_penalty: the same.
+      beam: as in `decoding.offline.recognize`, like the others below.
+      synchrony: which beam search.
+      blank_penalty: in nats.
 
     Raises:
       UserError: if two sets have one name, a set is unfinished, or has no transcripts.
@@ -106,7 +102,7 @@ def evaluate_checkpoint(
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
     model, tokenizer = load_model(checkpoint, chunk=chunk, second_pass=second_pass)
-    search = {"beam": beam, "blank_penalty": blank_penalty}
+    search = {"beam": beam, "synchrony": synchrony, "blank_penalty": blank_penalty}
     decode = make_decoder(model, **search)
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
