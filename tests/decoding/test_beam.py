@@ -104,6 +104,16 @@ def test_padding_and_other_utterances_change_nothing():
             np.testing.assert_allclose(ours[row], theirs[0], rtol=1e-5, atol=1e-5)
 
 
+def test_an_utterance_of_nan_has_no_hypothesis_and_harms_no_other():
+    network = networks.Random(seed=3)
+    encoded = network.encoded(3, 8)
+    broken = np.where(np.arange(3)[:, None, None] == 1, np.nan, encoded)
+    found, wanted = (traced_search(values, [8, 8, 8], **network.search, beam=4) for values in (broken, encoded))
+    assert not np.any(np.isfinite(found.scores[1])) and not np.any(found.num_labels[1])
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours.numpy()[[0, 2]], theirs.numpy()[[0, 2]])
+
+
 def test_one_trace_serves_every_size():
     network = networks.Random(seed=4)
     search = tf.function(

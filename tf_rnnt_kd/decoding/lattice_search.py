@@ -65,7 +65,6 @@ def search_lattice(
     num_frames = tf.cast(num_frames, tf.int32)[:, None]
     batch_size, longest = tf.shape(encoded)[0], tf.shape(encoded)[1]
     capacity = longest * max_symbols_per_frame if max_labels is None else tf.constant(max_labels, tf.int32)
-
     first_row = tf.range(batch_size)[:, None] * beam
 
     def alive(hypotheses: Beam) -> tf.Tensor:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.decoding.streaming import SearchState, StepPrediction, where_rows, with_shape_of
 
-# Few hypotheses of a beam emit a new label sequence at once. A step takes a quarter of the rows, and is repeated until
+# Few hypotheses of a beam emit a new label sequence at once. A step takes an eighth of the rows, and is repeated until
 # none is left: a turn without a new sequence costs nothing.
 _SHARE_OF_ROWS = 8
 
