@@ -47,6 +47,14 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def saved(place):
+    """The SavedModel of the student, with three hypotheses."""
+    exported = _run("export", "--checkpoint", place / "student", "--output", place / "saved", "--beam=3")
+    assert exported.returncode == 0, exported.stderr
+    return place / "saved"
+
+
 def _write_set(folder, tokenizer, num_utterances):
     samples = [(networks.noise(1.0 + i) * 30_000).clip(-32_768, 32_767).astype(np.int16) for i in range(num_utterances)]
     items = [
@@ -90,9 +98,7 @@ def test_exported_model_transcribes_files(place):
     assert chunks.stdout.splitlines() == [long]
 
 
-def test_a_folder_and_standard_input_are_transcribed(place):
-    exported = _run("export", "--checkpoint", place / "student", "--output", place / "heard")
-    assert exported.returncode == 0, exported.stderr
+def test_a_folder_and_standard_input_are_transcribed(place, saved):
     folder = place / "audio" / "deep"
     folder.mkdir(parents=True)
     samples = (networks.noise(2.0).clip(-1, 1) * 32_767).astype("<i2")
@@ -102,7 +108,7 @@ def test_a_folder_and_standard_input_are_transcribed(place):
         "-m",
         "tf_rnnt_kd.transcribe",
         "--model",
-        str(place / "heard"),
+        str(saved),
         str(place / "audio"),
         "-",
     ]
@@ -110,8 +116,24 @@ def test_a_folder_and_standard_input_are_transcribed(place):
     assert finished.returncode == 0, finished.stderr
     file, stdin = finished.stdout.decode().splitlines()
     assert file == f"{folder / 'a.wav'}: {stdin.removeprefix('-: ')}" and len(stdin) > 8
-    refused = _run("transcribe", "--model", place / "heard", place / "student")
+    refused = _run("transcribe", "--model", saved, place / "student")
     assert refused.returncode == 2 and "student has no audio" in refused.stderr.splitlines()[-1]
+
+
+def test_hypotheses_and_subtitles_come_from_exports_of_both_kinds(place, saved):
+    options = ["--tflite=int8", "--step_frames=2", "--output", place / "lite"]
+    exported = _run("export", "--checkpoint", place / "student", *options)
+    assert exported.returncode == 0, exported.stderr
+    options = ["--format=json", "--nbest=2", "--output", place / "json"]
+    written = _run("transcribe", "--model", saved, *options, place / "long.wav", place / "short.flac")
+    assert written.returncode == 0, written.stderr
+    long, short = (json.loads((place / "json" / f"{name}.json").read_text()) for name in ("long", "short"))
+    assert len(long["nbest"]) == 2 and long["nbest"][0]["score"] > long["nbest"][1]["score"]
+    assert [word["word"] for word in long["words"]] == long["text"].split() != []
+    assert short["text"] == "" and len(short["nbest"]) == 1
+    subtitles = _run("transcribe", "--model", place / "lite", "--format=srt", place / "long.wav")
+    assert subtitles.returncode == 0, subtitles.stderr
+    assert subtitles.stdout.startswith("1\n00:00:0")
 
 
 def test_export_does_not_overwrite_another_folder(place):

@@ -270,6 +270,32 @@ def test_random_chunks_equal_offline(chunk):
         np.testing.assert_allclose(tf.concat(parts, 1), offline, atol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_rows_that_stand_in_different_places_equal_offline(chunk):
+    encoder, lengths = make_encoder(True, num_blocks=2, chunk=chunk), np.array([31, 17, 6])
+    inputs = random(3, 4 * 31, 10)
+    offline = encoder(inputs, 4 * lengths)
+    state, parts, seen = encoder.initial_state(3), [[], [], []], np.zeros([3], int)
+    signature = [tf.TensorSpec([3, None, 10]), tf.TensorSpec([3], tf.int32)]
+    stream = tf.function(
+        lambda features, num_frames, *state: encoder.stream(features, state, num_frames),
+        input_signature=[*signature, *[tf.TensorSpec(s.shape, s.dtype) for s in state]],
+        autograph=False,
+    )
+    rng = np.random.default_rng(1)
+    while any(seen < lengths):
+        sizes = np.minimum(chunk * rng.integers(0, 4, 3), lengths - seen)  # some rows wait while others go on
+        batch = np.full([3, 4 * max(sizes), 10], 1e3, np.float32)
+        for row, (start, size) in enumerate(zip(seen, sizes, strict=True)):
+            batch[row, : 4 * size] = inputs[row, 4 * start : 4 * (start + size)]
+        frames, state = stream(tf.constant(batch), tf.constant(sizes, tf.int32), *state)
+        for row, size in enumerate(sizes):
+            parts[row].append(frames[row, :size])
+        seen = seen + sizes
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(tf.concat(parts[row], 0), offline[row, :length], atol=1e-4)
+
+
 def test_an_empty_chunk_leaves_the_state_as_it_is(causal):
     stream = make_stream(causal, 2)
     _, state = stream(features()[:, :12], *causal.initial_state(2))

@@ -1,4 +1,7 @@
-"""A stream says what the whole utterance says, however it is cut."""
+"""A stream says what the whole utterance says, however it is cut.
+
+Cases are loops inside tests: the seeds that every test sets empty TensorFlow's caches of prepared functions.
+"""
 
 import itertools
 
@@ -6,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.serving import networks
-from tf_rnnt_kd.serving.streaming_module import OfflineModule, StreamingModule
+from tests.serving import networks, sessions
+from tf_rnnt_kd.serving.streaming_module import StreamingModule
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids="chunk{}".format)
@@ -17,7 +20,7 @@ def chunk(request):
 
 @pytest.fixture(scope="module")
 def signatures(chunk):
-    return StreamingModule(networks.transducer(causal=True, chunk=chunk), networks.PIECES).signatures()
+    return StreamingModule(networks.transducer(causal=True, chunk=chunk), networks.PIECES, beam=2).signatures()
 
 
 def _transcribe(signatures, samples):
@@ -26,38 +29,77 @@ def _transcribe(signatures, samples):
     return signatures["transcribe"](samples=tf.constant(samples), num_samples=lengths)["text"].numpy().tolist()
 
 
-def _initial_state(signatures, batch_size):
-    return {name: tf.repeat(tensor, batch_size, axis=0) for name, tensor in signatures["initial_state"]().items()}
-
-
 def _stream(signatures, samples, cuts):
     samples = np.atleast_2d(samples)
-    state = _initial_state(signatures, len(samples))
-    texts, labels = [b""] * len(samples), [[] for _ in samples]
+    state = sessions.initial_state(signatures, len(samples))
+    texts, found = [b""] * len(samples), {"labels": [], "frames": [], "label_log_probs": []}
     chunks = [samples[:, start:end] for start, end in itertools.pairwise(cuts)]
     steps = [(signatures["step"], {"samples": tf.constant(chunk)}) for chunk in chunks]
     for call, inputs in [*steps, (signatures["flush"], {})]:
-        outputs = dict(call(**inputs, **state))
-        texts = [text + new for text, new in zip(texts, outputs.pop("text").numpy(), strict=True)]
-        new_labels, lengths = outputs.pop("labels").numpy(), outputs.pop("num_labels").numpy()
-        assert new_labels.shape[1] == lengths.max()
-        labels = [row + new[:n].tolist() for row, new, n in zip(labels, new_labels, lengths, strict=True)]
-        state = outputs
-    return [text.strip() for text in texts], labels, state
+        outputs = call(**inputs, **state)
+        texts = [text + new for text, new in zip(texts, outputs["text"].numpy(), strict=True)]
+        assert outputs["labels"].shape[1] == max(outputs["num_labels"]) and not any(outputs["error"].numpy())
+        for name, values in found.items():
+            values.extend(outputs[name][0, : outputs["num_labels"][0]].numpy().tolist())
+        state = {name: outputs[name] for name in state}
+    return [text.strip() for text in texts], found, state
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_chunks_give_the_offline_text(signatures, seed):
-    samples = networks.noise(2.3, seed)
-    texts, labels, _ = _stream(signatures, samples, networks.random_cuts(len(samples), seed))
-    assert texts == _transcribe(signatures, samples)
-    assert len(texts[0].decode()) > 5
-    assert "".join(networks.PIECES[label] for label in labels[0]).strip() == texts[0].decode()
+def test_random_chunks_give_the_offline_transcript(signatures):
+    for seed in range(3):
+        samples = networks.noise(2.3, seed)
+        texts, found, _ = _stream(signatures, samples, networks.random_cuts(len(samples), seed))
+        whole = signatures["transcribe"](samples=tf.constant(samples[None]), num_samples=tf.constant([len(samples)]))
+        assert texts == whole["text"].numpy().tolist()
+        assert len(texts[0].decode()) > 5
+        assert "".join(networks.PIECES[label] for label in found["labels"]).strip() == texts[0].decode()
+        assert found["frames"] == whole["frames"][0].numpy().tolist()
+        np.testing.assert_allclose(found["label_log_probs"], whole["label_log_probs"][0], atol=1e-3)
+
+
+def test_sessions_that_share_a_batch_at_their_own_pace_give_the_offline_texts(signatures):
+    utterances = [networks.noise(seconds, seed=i) for i, seconds in enumerate([1.3, 0.0, 2.2, 0.02, 0.9, 1.7, 0.5])]
+    for seed in range(2):
+        texts = sessions.serve(signatures, utterances, num_rows=3, seed=seed)
+        assert texts == [_transcribe(signatures, samples)[0].decode() for samples in utterances]
+        assert len(set(texts)) == 6
+
+
+def test_bad_samples_end_their_own_session_only(signatures):
+    rows = [networks.noise(1.5, seed) for seed in (3, 4, 5)]
+    expected = [_transcribe(signatures, row)[0] for row in (rows[0], rows[1][9_000:], rows[2])]
+    for value in (np.nan, np.inf, -np.inf):
+        bad = [row[:9_000].copy() for row in rows]
+        bad[1][4_321] = value
+        heard, state = sessions.step(signatures, sessions.initial_state(signatures, 3), bad)
+        assert heard["error"].numpy().tolist() == [b"", b"samples are not finite", b""]
+        ended, _ = sessions.step(signatures, state, [row[9_000:] for row in rows], flush=range(3))
+        assert ended["error"].numpy().tolist() == [b"", b"", b""]
+        texts = [a + b for a, b in zip(heard["text"].numpy(), ended["text"].numpy(), strict=True)]
+        assert [text.strip() for text in texts] == expected
+
+
+def test_a_length_beyond_the_samples_is_an_error_of_its_row(signatures):
+    samples, lengths = tf.zeros([3, 8]), tf.constant([8, 9, -1])
+    no = tf.constant([False] * 3)
+    heard = signatures["step_sessions"](
+        samples=samples, num_samples=lengths, reset=no, flush=no, **sessions.initial_state(signatures, 3)
+    )
+    for error in (heard["error"], signatures["transcribe"](samples=samples, num_samples=lengths)["error"]):
+        assert error.numpy().tolist() == [b""] + 2 * [b"num_samples is not within samples"]
+
+
+def test_a_reset_forgets_the_session_of_its_row_only(signatures):
+    first, second = networks.noise(0.9, seed=3), networks.noise(0.9, seed=4)
+    _, state = sessions.step(signatures, sessions.initial_state(signatures, 2), [first[:9_000]] * 2)
+    heard, _ = sessions.step(signatures, state, [second] * 2, reset=[1], flush=[0, 1])
+    alone, _ = sessions.step(signatures, sessions.initial_state(signatures, 1), [second], flush=[0])
+    assert heard["text"].numpy()[1] == alone["text"].numpy()[0] != heard["text"].numpy()[0]
 
 
 def test_sessions_of_a_batch_do_not_disturb_each_other(signatures):
     samples = np.stack([networks.noise(1.5, seed) for seed in (3, 4, 5)])
-    texts, _, _ = _stream(signatures, samples, [0, 5_000, 5_001, 20_000, samples.shape[1]])
+    texts, *_ = _stream(signatures, samples, [0, 5_000, 5_001, 20_000, samples.shape[1]])
     assert texts == [_transcribe(signatures, row)[0] for row in samples]
     assert len(set(texts)) == 3
 
@@ -69,27 +111,19 @@ def test_padding_does_not_change_the_offline_text(signatures):
     assert found["text"].numpy().tolist() == _transcribe(signatures, samples)
 
 
-@pytest.mark.parametrize("num_samples", [0, 1, 320, 879])
-def test_audio_shorter_than_a_frame_has_no_text(signatures, num_samples):
-    samples = networks.noise(1.0)[:num_samples]
-    assert _transcribe(signatures, samples[None]) == [b""]
-    assert _stream(signatures, samples[None], [0, num_samples])[0] == [b""]
+def test_audio_shorter_than_a_frame_has_no_text(signatures):
+    for num_samples in (0, 1, 320, 879):
+        samples = networks.noise(1.0)[None, :num_samples]
+        assert _transcribe(signatures, samples) == [b""]
+        assert _stream(signatures, samples, [0, num_samples])[0] == [b""]
 
 
-@pytest.mark.parametrize("num_samples", [880, 1519, 1520, 16_000])
-def test_frame_boundaries_and_silence_give_the_offline_text(signatures, num_samples):
-    for samples in (networks.noise(1.0, seed=6)[:num_samples], np.zeros([num_samples], np.float32)):
-        cuts = [0, num_samples // 2, num_samples - 1, num_samples]
-        assert _stream(signatures, samples, cuts)[0] == _transcribe(signatures, samples)
-
-
-def test_pending_samples_are_fewer_than_a_chunk_needs(signatures, chunk):
-    samples = networks.noise(1.0)
-    state = dict(signatures["initial_state"]())
-    for start in range(0, 16_000, 1_234):
-        outputs = signatures["step"](samples=tf.constant(samples[None, start : start + 1_234]), **state)
-        state = {name: outputs[name] for name in state}
-        assert outputs["pending"].shape[1] < 640 * chunk + 240
+def test_frame_boundaries_silence_and_clipping_give_the_offline_text(signatures):
+    clipped = np.clip(10 * networks.noise(1.0, seed=6), -1, 1)
+    for num_samples in (880, 1_519, 1_520, 16_000):
+        for samples in (networks.noise(1.0, seed=6), np.zeros([16_000], np.float32), clipped):
+            cuts = [0, num_samples // 2, num_samples - 1, num_samples]
+            assert _stream(signatures, samples[:num_samples], cuts)[0] == _transcribe(signatures, samples[:num_samples])
 
 
 def test_flush_gives_the_state_of_a_new_session(signatures):
@@ -101,19 +135,8 @@ def test_flush_gives_the_state_of_a_new_session(signatures):
 
 
 def test_state_keeps_its_shape_from_step_to_step(signatures):
-    state = _initial_state(signatures, 2)
+    state = sessions.initial_state(signatures, 2)
     outputs = signatures["step"](samples=tf.constant(np.stack([networks.noise(0.3)] * 2)), **state)
     for name, tensor in state.items():
         assert outputs[name].dtype == tensor.dtype
-        assert name == "pending" or outputs[name].shape == tensor.shape
-
-
-def test_full_context_model_offers_whole_utterances_only():
-    module = OfflineModule(networks.transducer(causal=False), networks.PIECES)
-    assert list(module.signatures()) == ["transcribe"]
-
-
-def test_module_lists_every_variable():
-    model = networks.transducer(causal=True)
-    module = OfflineModule(model, networks.PIECES)
-    assert len(module.variables) == len(model.weights)
+        assert outputs[name].shape == tensor.shape

@@ -10,7 +10,7 @@ from tf_rnnt_kd.decoding.alignment_synchronous import alignment_synchronous_sear
 from tf_rnnt_kd.decoding.beam import beam_search
 from tf_rnnt_kd.decoding.fusion import LabelScorer, penalise_blank
 from tf_rnnt_kd.decoding.greedy import greedy_search
-from tf_rnnt_kd.decoding.hypotheses import Hypotheses
+from tf_rnnt_kd.decoding.hypotheses import Hypotheses, NBest
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
 
 _REDUCTION = 4  # feature frames in an encoder frame
@@ -43,12 +43,17 @@ class Recognized(NamedTuple):
     Attributes:
       encoded: [B, T, D] floating, as it enters the joint's tanh.
       num_frames: [B] int32.
-      hypotheses: the best path of each.
+      nbest: the hypotheses of each; one of greedy search.
     """
 
     encoded: tf.Tensor
     num_frames: tf.Tensor
-    hypotheses: Hypotheses
+    nbest: NBest
+
+    @property
+    def hypotheses(self) -> Hypotheses:
+        """The best of each."""
+        return self.nbest.best
 
 
 def recognize(
@@ -83,11 +88,11 @@ def recognize(
         "blank_id": model.blank_id,
     }
     if beam == 1 and label_scorer is None:
-        hypotheses = greedy_search(encoded, num_frames, **network)
+        nbest = NBest(*(values[:, None] for values in greedy_search(encoded, num_frames, **network)))
     else:
         search = BEAM_SEARCHES[synchrony]
-        hypotheses = search(encoded, num_frames, beam=beam, label_scorer=label_scorer, **network).best
-    return Recognized(encoded, num_frames, hypotheses)
+        nbest = search(encoded, num_frames, beam=beam, label_scorer=label_scorer, **network)
+    return Recognized(encoded, num_frames, nbest)
 
 
 def pad_audio(audio: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

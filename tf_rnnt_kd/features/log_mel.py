@@ -18,7 +18,12 @@ def num_log_mel_frames(num_samples):
     return frames * (frames > 0) if not tf.is_tensor(frames) else tf.maximum(frames, 0)
 
 
-def log_mel(samples: tf.Tensor) -> tf.Tensor:
+def mel_matrix() -> tf.Tensor:
+    """What pools a spectrum of 257 bins to 80 mel bins: triangles from 20 to 7600 Hz, [257, 80]."""
+    return tf.signal.linear_to_mel_weight_matrix(NUM_MEL_BINS, 257, SAMPLE_RATE, 20.0, 7_600.0)
+
+
+def log_mel(samples: tf.Tensor, matrix: tf.Tensor | None = None) -> tf.Tensor:
     """Frames, windows (Hann), transforms and pools to 80 mel bins: `(log max(E_mel, 1e-5) + 4) / 4`.
 
     Frame n covers samples [160 n, 160 n + 400) and no others, so that chunks of samples give the frames that the whole
@@ -26,6 +31,7 @@ def log_mel(samples: tf.Tensor) -> tf.Tensor:
 
     Args:
       samples: [B, S] float32 in [-1, 1], 16 kHz.
+      matrix: that of `mel_matrix`, where a graph has it already.
 
     Returns:
       [B, N, 80] float32, one frame every 10 ms.
@@ -35,6 +41,5 @@ def log_mel(samples: tf.Tensor) -> tf.Tensor:
     # Padded here: `rfft` does not pad where there is no frame, and then refuses the length.
     spectrum = tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, 0], [0, 512 - FRAME_LENGTH]]))  # [B, N, 257]
     power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
-    to_mel = tf.signal.linear_to_mel_weight_matrix(NUM_MEL_BINS, 257, SAMPLE_RATE, 20.0, 7_600.0)
-    energy = tf.matmul(power, to_mel)  # [B, N, 80]
+    energy = tf.matmul(power, mel_matrix() if matrix is None else matrix)  # [B, N, 80]
     return (tf.math.log(tf.maximum(energy, _LOG_FLOOR)) - _MEAN) / _DEVIATION

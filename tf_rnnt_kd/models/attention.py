@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tf_rnnt_kd.models.streams import last_frames
+
 
 class RotaryAttention(keras.layers.Layer):
     """`softmax(R(q) R(k)^T / sqrt(d) + mask) v`, where R rotates by position.
@@ -48,16 +50,17 @@ class RotaryAttention(keras.layers.Layer):
         context = tf.reshape(context, [shape[0], self.num_heads, shape[2] * size, self.head_dim])
         return self._merge(context[:, :, : tf.shape(inputs)[1]])
 
-    def stream(self, inputs, cache, mask):
+    def stream(self, inputs, cache, mask, num_frames=None):
         """A chunk of n frames that sees itself and a cache of the C frames before it.
 
         Args:
           inputs: [B, n, D].
           cache: two [B, H, C, D/H]: earlier keys, not yet rotated, and values.
           mask: [1 or B, 1, n, C + n] bool.
+          num_frames: [B], real frames of each row; None for n.
 
         Returns:
-          [B, n, D] and the cache moved on by n frames.
+          [B, n, D] and the cache moved on by the real frames.
         """
         size = tf.shape(cache[0])[2]
         query, key, value = self._project(inputs)  # [B, H, n, D/H] each
@@ -65,8 +68,7 @@ class RotaryAttention(keras.layers.Layer):
         value = tf.concat([cache[1], value], axis=2)
         query = tf.pad(query, [[0, 0], [0, 0], [size, 0], [0, 0]])  # gives each query the position of its key
         outputs = self._merge(_attend(rotate(query)[:, :, size:], rotate(key), value, mask))
-        moved = tf.shape(inputs)[1]
-        return outputs, (key[:, :, moved:], value[:, :, moved:])
+        return outputs, (last_frames(key, size, num_frames), last_frames(value, size, num_frames))
 
     def _project(self, inputs):
         shape = tf.shape(inputs)

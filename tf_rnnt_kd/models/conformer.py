@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.masks import length_mask, zero_padding
 from tf_rnnt_kd.models.attention import RotaryAttention
+from tf_rnnt_kd.models.streams import last_frames
 from tf_rnnt_kd.models.subsampling import REDUCTION, Subsampling
 
 
@@ -72,10 +73,10 @@ class Convolution(keras.layers.Layer):
         padded = tf.pad(gated, [[0, 0], [left, self.kernel_size - 1 - left], [0, 0]])  # [B, T+k-1, D]
         return drop(self._mix(padded), self.dropout, seed)
 
-    def stream(self, inputs, cache):
-        """[B, n, D] and the last k - 1 gated frames [B, k-1, D] -> [B, n, D] and the next cache."""
+    def stream(self, inputs, cache, num_frames=None):
+        """[B, n, D], the last k - 1 gated frames [B, k-1, D], [B] -> [B, n, D] and the next cache."""
         gated = tf.concat([cache, self._gate(inputs)], axis=1)  # [B, k-1+n, D]
-        return self._mix(gated), gated[:, tf.shape(gated)[1] - (self.kernel_size - 1) :]
+        return self._mix(gated), last_frames(gated, self.kernel_size - 1, num_frames)
 
     def _gate(self, inputs):
         value, gate = tf.split(self.expand(self.norm(inputs)), 2, axis=-1)
@@ -135,13 +136,13 @@ class ConformerBlock(keras.layers.Layer):
         x = x + self.convolution(x, num_frames, seeds[2])
         return self.norm(x + 0.5 * self.feed_forward_out(x, seeds[3]))
 
-    def stream(self, inputs, state, mask):
-        """[B, n, D], (keys, values, gated frames) -> [B, n, D], state. The same arithmetic as `call`."""
+    def stream(self, inputs, state, mask, num_frames=None):
+        """[B, n, D], (keys, values, gated frames), mask, [B] -> [B, n, D], state. The same arithmetic as `call`."""
         key, value, gated = state
         x = inputs + 0.5 * self.feed_forward_in(inputs)
-        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), mask)
+        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), mask, num_frames)
         x = x + attended
-        convolved, gated = self.convolution.stream(x, gated)
+        convolved, gated = self.convolution.stream(x, gated, num_frames)
         x = x + convolved
         return self.norm(x + 0.5 * self.feed_forward_out(x)), (key, value, gated)
 
@@ -270,24 +271,28 @@ class ConformerEncoder(keras.layers.Layer):
             state.extend(block.initial_state(batch_size, self.left_context))
         return tuple(state)
 
-    def stream(self, features, state):
-        """[B, 4n, F], state -> [B, n, D], state; for any n, also 0, that is a multiple of `chunk` but at the end."""
+    def stream(self, features, state, num_frames=None):
+        """The next frames of B sessions, each in its own place: [B, 4n, F], state, [B] -> [B, n, D], state.
+
+        A row has `num_frames` real frames, 0 to n, None for n: a multiple of `chunk`, but at its end. What lies beyond
+        may hold anything finite, and what comes out there is undefined. n may be 0.
+        """
 
         def nothing():
             return tf.zeros([tf.shape(features)[0], 0, self.width], self.compute_dtype), tuple(state)
 
         # Convolutions over less than their kernel are not defined: with oneDNN, TensorFlow 2.21 gives back the input.
-        return tf.cond(tf.shape(features)[1] > 0, lambda: self._advance(features, state), nothing)
+        return tf.cond(tf.shape(features)[1] > 0, lambda: self._advance(features, state, num_frames), nothing)
 
-    def _advance(self, features, state):
+    def _advance(self, features, state, num_frames):
         seen, subsampled, caches = state[0], state[1:3], state[3:]
-        frames, subsampled = self.subsampling.stream(features, subsampled)  # [B, n, D]
-        num_new = tf.shape(frames)[1]
-        mask = self._stream_mask(seen, num_new)
+        frames, subsampled = self.subsampling.stream(features, subsampled, num_frames)  # [B, n, D]
+        mask = self._stream_mask(seen, tf.shape(frames)[1], num_frames)
         moved = []
         for block, cache in zip(self.blocks, zip(*[iter(caches)] * 3, strict=True), strict=True):
-            frames, cache = block.stream(frames, cache, mask)
+            frames, cache = block.stream(frames, cache, mask, num_frames)
             moved.extend(cache)
+        num_new = tf.shape(frames)[1] if num_frames is None else num_frames
         seen = tf.minimum(seen + num_new, self.left_context)
         return frames, (seen, *subsampled, *moved)
 
@@ -304,10 +309,13 @@ class ConformerEncoder(keras.layers.Layer):
         window = self._window(tf.range(size)[:, None], key, self._draw_chunk() if training else self.chunk)  # [S, W]
         return (real[:, :, None] & window)[:, None]  # [B, 1, K, S, W]
 
-    def _stream_mask(self, seen, num_new):
+    def _stream_mask(self, seen, num_new, num_frames):
         key = tf.range(-self.left_context, num_new)  # [C+n], counted from the start of the new frames
         window = self._window(tf.range(num_new)[:, None], key, self.chunk)  # [n, C+n]
-        return ((key >= -seen[:, None])[:, None] & window)[:, None]  # [B, 1, n, C+n]
+        real = key >= -seen[:, None]  # [B, C+n]
+        if num_frames is not None:
+            real &= key < num_frames[:, None]
+        return (real[:, None] & window)[:, None]  # [B, 1, n, C+n]
 
     def _window(self, query, key, chunk):
         return (key >= query - self.left_context) & (key < (query // chunk + 1) * chunk)

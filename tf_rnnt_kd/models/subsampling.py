@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tf_rnnt_kd.masks import zero_padding
+from tf_rnnt_kd.models.streams import last_frames
 
 REDUCTION = 4  # feature frames per encoder frame
 _KERNEL = 3
@@ -48,13 +49,15 @@ class Subsampling(keras.layers.Layer):
         dtype = self.compute_dtype
         return tf.zeros([batch_size, 1, self.num_bins], dtype), tf.zeros([batch_size, 1, self.channels], dtype)
 
-    def stream(self, features, state):
-        """[B, 4n, F], state -> [B, n, D], state, n > 0. The same arithmetic as `call`, without dropout."""
+    def stream(self, features, state, num_frames=None):
+        """[B, 4n, F], state, [B] -> [B, n, D], state, n > 0. The same arithmetic as `call`, without dropout."""
         last_feature, last_half = state
         features = tf.concat([last_feature, tf.cast(features, self.compute_dtype)], axis=1)  # [B, 1+4n, F]
         halves = tf.concat([last_half, self.first(features)], axis=1)  # [B, 1+2n, C]
         frames = self.project(self.second(halves))  # [B, n, D]
-        return frames, (features[:, -1:], halves[:, -1:])
+        quads = None if num_frames is None else REDUCTION * num_frames
+        pairs = None if num_frames is None else REDUCTION // 2 * num_frames
+        return frames, (last_frames(features, 1, quads), last_frames(halves, 1, pairs))
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "channels": self.channels, "dropout": self.dropout}

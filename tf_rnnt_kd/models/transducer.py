@@ -157,9 +157,9 @@ class Transducer(keras.Model):
         """Flat tuple of tensors, each with the batch first."""
         return self.encoder.initial_state(batch_size)
 
-    def stream(self, features, state):
-        """[B, 4n, F], state -> projected frames [B, n, D], state."""
-        frames, state = self.encoder.stream(features, state)
+    def stream(self, features, state, num_frames=None):
+        """[B, 4n, F], state, [B] -> projected frames [B, n, D], state; see `ConformerEncoder.stream`."""
+        frames, state = self.encoder.stream(features, state, num_frames)
         return self.joint.project_encoded(frames), state
 
     def get_config(self):

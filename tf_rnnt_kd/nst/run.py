@@ -32,7 +32,8 @@ from tf_rnnt_kd.models.saving import save_model
 from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
 from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
 from tf_rnnt_kd.nst.preparation import Prepared, prepare
-from tf_rnnt_kd.serving.saved_model import Recognizer, export_checkpoint, in_chunks
+from tf_rnnt_kd.serving.recognizer import Recognizer, in_chunks
+from tf_rnnt_kd.serving.saved_model import export_checkpoint
 from tf_rnnt_kd.training.loop import Evaluation, train
 
 _CHUNK = 10_240  # samples fed to a streaming export at once, 640 ms
@@ -140,10 +141,10 @@ def _demonstrate(plan: Plan, work_dir: str) -> str:
         soundfile.write(audio, record.samples, SAMPLE_RATE)
         recognizer, samples = Recognizer(saved_model), record.samples.astype("float32") / 32768.0
         if recognizer.streaming:
-            *_, text = recognizer.stream(in_chunks(samples, _CHUNK))
+            *_, heard = recognizer.stream(in_chunks(samples, _CHUNK))
         else:
-            text = recognizer.transcribe(samples)
-        write_text(shown, f"spoken      {record.text}\nheard       {text}\n")
+            heard = recognizer.transcribe(samples)
+        write_text(shown, f"spoken      {record.text}\nheard       {heard.text}\n")
     with open(shown, encoding="utf-8") as file:
         return f"\n\nSavedModel  {saved_model}\ntranscribed {audio}\n{file.read().rstrip()}"
 

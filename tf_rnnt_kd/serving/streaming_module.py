@@ -1,51 +1,24 @@
-"""A transducer from waveform to text as functions of plain tensors: what an export holds.
+"""A causal transducer as functions of plain tensors that hear audio bit by bit.
 
-All state is explicit: a server keeps one dictionary of tensors for each session, in any process, and may stack sessions
-into one batch. Features, search and spelling are inside, so that a caller needs TensorFlow and nothing else.
+All state is explicit: a server keeps one dictionary of tensors for each session, in any process, or for a batch of
+sessions, in which each row begins, pauses and ends when it likes.
 """
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_rnnt_kd.decoding.offline import recognize
-from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk
+from tf_rnnt_kd.decoding.hypotheses import Hypotheses
+from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk, where_rows
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.serving.offline_module import OfflineModule, Outputs, describe, find_errors
+
+SAMPLES_PER_FRAME = FRAME_STEP * REDUCTION
+OVERLAP = FRAME_LENGTH - FRAME_STEP  # the last window of an encoder frame reaches so far beyond it
 
 State = dict[str, tf.Tensor]
-
-
-class OfflineModule(tf.Module):
-    """Whole utterances only: all that a model with full context can do.
-
-    Args:
-      model: the transducer.
-      pieces: text of each label, with a space where a word begins; that of blank is empty.
-    """
-
-    def __init__(self, model: Transducer, pieces: Sequence[str]):
-        super().__init__(name="recognizer")
-        # A flat list: TensorFlow does not track the variables of layers that Keras keeps in lists. `model` is held by
-        # closures alone: as an attribute it would bring Keras's own functions into the export.
-        self.parameters = [variable.value for variable in model.weights]
-
-        def transcribe(samples, num_samples):
-            return {"text": _transcribe(model, pieces, samples, num_samples)}
-
-        self.transcribe = tf.function(
-            transcribe,
-            input_signature=[
-                tf.TensorSpec([None, None], tf.float32, "samples"),
-                tf.TensorSpec([None], tf.int32, "num_samples"),
-            ],
-            autograph=False,
-        )
-
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """`transcribe(samples [B, S], num_samples [B]) -> text [B]`."""
-        return {"transcribe": self.transcribe.get_concrete_function()}
 
 
 class StreamingModule(OfflineModule):
@@ -54,75 +27,82 @@ class StreamingModule(OfflineModule):
     Args:
       model: a causal transducer.
       pieces: text of each label, with a space where a word begins; that of blank is empty.
+      beam: hypotheses of `nbest`.
     """
 
-    def __init__(self, model: Transducer, pieces: Sequence[str]):
-        super().__init__(model, pieces)
+    def __init__(self, model: Transducer, pieces: Sequence[str], *, beam: int = 8):
+        super().__init__(model, pieces, beam=beam)
         self._state_spec = {
             name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
             for name, tensor in _initial_state(model, 1).items()
         }
-        self._state_spec["pending"] = tf.TensorSpec([None, None], tf.float32, "pending")
+
+        def step_sessions(samples, num_samples, reset, flush, **state):
+            outputs = _step(model, pieces, samples, num_samples, reset, flush, state)
+            for name, spec in self._state_spec.items():
+                outputs[name].set_shape(spec.shape)
+            return outputs
 
         def step(samples, **state):
-            return self._with_known_shapes(_step(model, pieces, samples, state))
+            batch_size, num_samples = tf.unstack(tf.shape(samples))
+            no = tf.fill([batch_size], False)
+            return self.step_sessions(
+                samples=samples, num_samples=tf.fill([batch_size], num_samples), reset=no, flush=no, **state
+            )
 
         def flush(**state):
-            return self._with_known_shapes(_flush(model, pieces, state))
+            nothing = tf.zeros_like(state["num_pending"])
+            yes = tf.equal(nothing, 0)
+            samples = tf.zeros([tf.shape(nothing)[0], 0])
+            return self.step_sessions(samples=samples, num_samples=nothing, reset=~yes, flush=yes, **state)
 
-        def initial_state():
-            return self._with_known_shapes(_initial_state(model, 1))
-
+        self.step_sessions = tf.function(step_sessions, autograph=False)
         self.step = tf.function(step, autograph=False)
         self.flush = tf.function(flush, autograph=False)
-        self.initial_state = tf.function(initial_state, input_signature=[], autograph=False)
+        self.initial_state = tf.function(lambda: _initial_state(model, 1), input_signature=[], autograph=False)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Those of `OfflineModule`, and those of a stream of B sessions.
 
         `initial_state() -> state` of one session; every tensor has the batch first: repeat it for B sessions;
-        `step(samples [B, n], **state) -> {text [B], labels [B, k], num_labels [B], **state}` for any n, also 0; text
-        comes when a chunk of the encoder is full;
+        `step(samples [B, n], **state)`: `text` [B] that these samples added, with `labels`, `frames`, `label_log_probs`
+        [B, L], `num_labels`, `scores` and `error` [B] as in `transcribe` (frames counted from the start of the
+        session), and the next state under the names of the old; for any n, also 0. Text comes when a chunk of the
+        encoder is full;
         `flush(**state)`: the same at the end of the audio, with the text of a last chunk that is not full and the state
-        of a new session. Samples that do not fill an encoder frame have no text (offline search drops them too).
+        of a new session. Samples that do not fill an encoder frame have no text (offline search drops them too);
+        `step_sessions(samples [B, n], num_samples [B], reset [B], flush [B], **state)`: the same for sessions that do
+        not keep pace. Of row b the first `num_samples[b]` samples are heard, 0 to n. A row that is `reset` forgets its
+        session first; one that is flushed ends its session after these samples. A row of bad samples has an `error`
+        and begins anew.
         """
-        samples = tf.TensorSpec([None, None], tf.float32, "samples")
+        samples, lengths = tf.TensorSpec([None, None], tf.float32, "samples"), tf.TensorSpec([None], tf.int32)
+        rows = tf.TensorSpec([None], tf.bool)
+        sessions = {"samples": samples, "num_samples": lengths, "reset": rows, "flush": rows}
         return {
             **super().signatures(),
             "initial_state": self.initial_state.get_concrete_function(),
+            "step_sessions": self.step_sessions.get_concrete_function(**sessions, **self._state_spec),
             "step": self.step.get_concrete_function(samples=samples, **self._state_spec),
             "flush": self.flush.get_concrete_function(**self._state_spec),
         }
 
-    def _with_known_shapes(self, outputs: State) -> State:
-        for name, spec in self._state_spec.items():
-            outputs[name].set_shape(spec.shape)
-        return outputs
 
+def hear(
+    model: Transducer, features: tf.Tensor, num_frames: tf.Tensor, state: State
+) -> tuple[Hypotheses, dict[str, tf.Tensor]]:
+    """Encoder and search of the next frames of each row.
 
-def _transcribe(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
-    hypotheses = recognize(model, samples, num_samples).hypotheses
-    return tf.strings.strip(_spell(pieces, hypotheses.labels))
+    Args:
+      model: a causal transducer.
+      features: [B, 4n, F], finite.
+      num_frames: [B] int32, 0 to n.
+      state: of network and search, as `network_state` names it; other names are left out of the result.
 
-
-def _step(model: Transducer, pieces: Sequence[str], samples: tf.Tensor, state: State) -> State:
-    samples = tf.concat([state["pending"], samples], axis=1)
-    features, pending = _take_features(samples, model.encoder.chunk)
-    return _recognize(model, pieces, features, {**state, "pending": pending})
-
-
-def _flush(model: Transducer, pieces: Sequence[str], state: State) -> State:
-    fresh = _initial_state(model, tf.shape(state["pending"])[0])
-    if model.encoder.chunk == 1:  # all whole frames have been heard
-        empty = tf.fill([tf.shape(state["pending"])[0]], "")
-        nothing = tf.zeros([tf.shape(empty)[0], 0], tf.int32)
-        return {"text": empty, "labels": nothing, "num_labels": tf.reduce_sum(nothing, axis=1), **fresh}
-    return {**_recognize(model, pieces, _take_features(state["pending"], 1)[0], state), **fresh}
-
-
-def _recognize(model: Transducer, pieces: Sequence[str], features: tf.Tensor, state: State) -> State:
-    encoded, encoder_state = model.stream(features, _flat(state, "encoder"))  # [B, n, D]
-    num_frames = tf.fill([tf.shape(encoded)[0]], tf.shape(encoded)[1])
+    Returns:
+      The hypotheses of these frames, counted from the first of them, and the next state.
+    """
+    encoded, encoder_state = model.stream(features, _flat(state, "encoder"), num_frames)  # [B, n, D]
     hypotheses, search = search_chunk(
         encoded,
         num_frames,
@@ -131,32 +111,16 @@ def _recognize(model: Transducer, pieces: Sequence[str], features: tf.Tensor, st
         step_prediction=model.step_prediction,
         blank_id=model.blank_id,
     )
-    return {
-        "text": _spell(pieces, hypotheses.labels),
-        "labels": hypotheses.labels[:, : tf.reduce_max(hypotheses.num_labels)],
-        "num_labels": hypotheses.num_labels,
-        **_state(state["pending"], encoder_state, search),
-    }
+    return hypotheses, _network_state(encoder_state, search)
 
 
-def _take_features(samples: tf.Tensor, chunk: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Features of all whole chunks in `samples`, [B, 4n, F], and the samples that later ones still need."""
-    unit = chunk * REDUCTION
-    num_features = num_log_mel_frames(tf.shape(samples)[1]) // unit * unit
-    consumed = num_features * FRAME_STEP
-    heard = consumed + tf.where(
-        num_features > 0, FRAME_LENGTH - FRAME_STEP, 0
-    )  # the last window reaches beyond its step
-    return log_mel(samples[:, :heard]), samples[:, consumed:]
+def initial_network_state(model: Transducer, batch_size: int | tf.Tensor) -> State:
+    """The state that `hear` carries, before any sample."""
+    return _network_state(model.initial_encoder_state(batch_size), SearchState(*model.initial_prediction(batch_size)))
 
 
-def _initial_state(model: Transducer, batch_size: int | tf.Tensor) -> State:
-    search = SearchState(*model.initial_prediction(batch_size))
-    return _state(tf.zeros([batch_size, 0]), model.initial_encoder_state(batch_size), search)
-
-
-def _state(pending: tf.Tensor, encoder_state: Sequence[tf.Tensor], search: SearchState) -> State:
-    named = {"pending": pending, "predicted": search.predicted}
+def _network_state(encoder_state: Sequence[tf.Tensor], search: SearchState) -> State:
+    named = {"predicted": search.predicted}
     named.update({f"encoder_{i}": tensor for i, tensor in enumerate(encoder_state)})
     named.update({f"prediction_{i}": tensor for i, tensor in enumerate(search.state)})
     return named
@@ -166,6 +130,52 @@ def _flat(state: State, prefix: str) -> tuple[tf.Tensor, ...]:
     return tuple(state[f"{prefix}_{i}"] for i in range(sum(name.startswith(prefix + "_") for name in state)))
 
 
-def _spell(pieces: Sequence[str], labels: tf.Tensor) -> tf.Tensor:
-    """Text of each row, [B, L] -> [B]; what lies beyond a row's length is blank, whose piece is empty."""
-    return tf.strings.reduce_join(tf.gather(tf.constant(list(pieces)), labels), axis=1)
+def _initial_state(model: Transducer, batch_size: int | tf.Tensor) -> State:
+    """That of the network, and the last samples heard, of which `num_pending` are still without text."""
+    recent = tf.zeros([batch_size, model.encoder.chunk * SAMPLES_PER_FRAME + OVERLAP - 1])
+    zeros = tf.zeros([batch_size], tf.int32)
+    return {"recent": recent, "num_pending": zeros, "frame": zeros, **initial_network_state(model, batch_size)}
+
+
+def _step(
+    model: Transducer,
+    pieces: Sequence[str],
+    samples: tf.Tensor,
+    num_samples: tf.Tensor,
+    reset: tf.Tensor,
+    flush: tf.Tensor,
+    state: State,
+) -> Outputs:
+    error = find_errors(samples, num_samples)  # [B]
+    num_samples = tf.where(error == "", num_samples, 0)
+    state = _begin_anew(model, reset | (error != ""), state)
+    audio = tf.concat([state["recent"], samples], axis=1)
+    start = tf.shape(state["recent"])[1] - state["num_pending"]  # [B], of what has no text yet
+    stop = tf.shape(state["recent"])[1] + num_samples
+    num_frames = num_log_mel_frames(stop - start) // REDUCTION
+    num_frames = tf.where(flush, num_frames, num_frames // model.encoder.chunk * model.encoder.chunk)
+    features = log_mel(_cut(audio, start, stop, tf.reduce_max(num_frames)))
+    hypotheses, after = hear(model, features, num_frames, state)
+    real = tf.range(tf.shape(hypotheses.labels)[1]) < hypotheses.num_labels[:, None]
+    hypotheses = hypotheses._replace(frames=tf.where(real, hypotheses.frames + state["frame"][:, None], 0))
+    after["recent"] = tf.gather(audio, num_samples[:, None] + tf.range(tf.shape(state["recent"])[1]), batch_dims=1)
+    after["num_pending"] = stop - start - num_frames * SAMPLES_PER_FRAME
+    after["frame"] = state["frame"] + num_frames
+    return {**describe(pieces, hypotheses), "error": error, **_begin_anew(model, flush, after)}
+
+
+def _begin_anew(model: Transducer, rows: tf.Tensor, state: State) -> State:
+    """The state with a new session in the rows, [B] bool, where it is asked for; nothing is copied where none is."""
+
+    def reset() -> State:
+        return where_rows(rows, _initial_state(model, tf.shape(rows)[0]), state)
+
+    return tf.cond(tf.reduce_any(rows), reset, lambda: tf.nest.map_structure(tf.identity, state))
+
+
+def _cut(audio: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
+    """The samples of n frames from each row's start, [B, 640 n + 240], zeros from its stop on; [B, 0] for n = 0."""
+    size = num_frames * SAMPLES_PER_FRAME + tf.where(num_frames > 0, OVERLAP, 0)
+    index = start[:, None] + tf.range(size)
+    inside = index < stop[:, None]
+    return tf.where(inside, tf.gather(audio, tf.where(inside, index, 0), batch_dims=1), 0.0)
