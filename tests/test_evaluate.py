@@ -40,6 +40,8 @@ def place(tmp_path_factory):
     model = Transducer(tokenizer.vocabulary_size, encoder, prediction_width=16, joint_width=16)
     model.joint.kernel.assign(6 * model.joint.kernel.value)
     save_model(model, tokenizer, str(folder / "student"))
+    teacher = Transducer(tokenizer.vocabulary_size, ConformerEncoder(16, 1, 2, 5), prediction_width=16, joint_width=16)
+    save_model(teacher, tokenizer, str(folder / "teacher"))
     for name, num_utterances in (("clean", 3), ("noisy", 2)):
         _write_set(folder / name, tokenizer, num_utterances)
     for name, seconds in (("long.wav", 2.0), ("short.flac", 0.02)):
@@ -81,6 +83,17 @@ def test_evaluating_twice_gives_equal_bytes(place):
     wanted = {"beam": 2, "synchrony": "alignments", "blank_penalty": 0.5, "chunk": 1, "second_pass": False}
     assert searched == wanted
     assert [item.reference for item in read_transcriptions(str(place / "first"), "clean")] == _TEXTS
+
+
+def test_latency_is_measured_against_a_full_context_teacher_and_no_other(place):
+    model = ["--checkpoint", place / "student", "--records", place / "noisy"]
+    finished = _run("evaluate", *model, "--output", place / "l" / "results.json", "--latency", place / "teacher")
+    assert finished.returncode == 0, finished.stderr
+    assert "chunk_compute_ms" in finished.stdout
+    found = json.loads((place / "l" / "latency.json").read_text())["sets"]["noisy"]
+    assert found["chunk_ms"] == 40.0 and found["changed_words"] == 0 and found["chunk_compute_ms"]["count"] > 60
+    refused = _run("evaluate", *model, "--output", place / "m" / "results.json", "--latency", place / "student")
+    assert refused.returncode == 2 and "student is causal" in refused.stderr.splitlines()[-1]
 
 
 def test_exported_model_transcribes_files(place):

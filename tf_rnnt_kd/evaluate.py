@@ -16,6 +16,11 @@ _SYNCHRONY = flags.DEFINE_enum(
     "synchrony", "frames", ["frames", "alignments"], "What the hypotheses of a beam have in common: t, or t + u."
 )
 _BLANK_PENALTY = flags.DEFINE_float("blank_penalty", 0.0, "Taken from the logit of blank: fewer deletions.")
+_LATENCY = flags.DEFINE_string(
+    "latency",
+    None,
+    "Folder of a full-context teacher: measure delays against it, into latency.json beside the figures.",
+)
 
 
 def main(argv):
@@ -29,6 +34,12 @@ def main(argv):
     evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, **heard, **search)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))
     print(format_table([System(name, (read_run(_OUTPUT.value),))]))
+    if _LATENCY.value:
+        from tf_rnnt_kd.evaluation.latency import evaluate_latency, format_latency
+
+        output = os.path.join(os.path.dirname(_OUTPUT.value), "latency.json")
+        measured = evaluate_latency(_CHECKPOINT.value, _LATENCY.value, _RECORDS.value, output, chunk=_CHUNK.value)
+        print("\n" + format_latency(measured))
 
 
 if __name__ == "__main__":

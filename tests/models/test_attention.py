@@ -126,7 +126,9 @@ def test_a_stream_with_a_full_cache_equals_the_whole(layer):
     for count in (2, 0, 4, 3):
         visible = np.tril(np.ones([count, size + count], bool), size)
         visible &= np.arange(size + count) >= size - seen
-        part, cache = layer.stream(tf.constant(inputs[:, seen : seen + count]), cache, visible[None, None])
+        part, cache = layer.stream(
+            tf.constant(inputs[:, seen : seen + count]), cache, tf.fill([2], seen), visible[None, None]
+        )
         parts.append(part)
         seen += count
     causal = np.tril(np.ones([9, 9], bool))[None, None]
@@ -136,3 +138,21 @@ def test_a_stream_with_a_full_cache_equals_the_whole(layer):
 def test_a_width_that_heads_do_not_divide_into_pairs_is_refused():
     with pytest.raises(ValueError, match=r"width 10 is not a multiple of 2 \* num_heads = 4"):
         RotaryAttention(10, 2)
+
+
+def test_products_of_rotated_vectors_depend_on_the_difference_of_positions_after_hours_and_beyond_the_last_one():
+    query, key = random(1, 1, 1, 8), random(1, 1, 1, 8, seed=1)
+    near = np.sum(rotate(query, 100) * rotate(key, 7))
+    for start in (90_000, 10**9, 2**31 - 50):  # one hour, a year, positions that run over between key and query
+        positions = [np.array([start + offset], np.int64).astype(np.int32) for offset in (93, 0)]
+        far = np.sum(rotate(query, tf.constant(positions[0])) * rotate(key, tf.constant(positions[1])))
+        np.testing.assert_allclose(far, near, atol=1e-5)
+    expected = turn(query[0, 0, 0].astype(np.float64), 90_000)
+    np.testing.assert_allclose(rotate(query, 90_000)[0, 0, 0], expected, atol=1e-3)
+
+
+def test_each_row_is_rotated_by_its_own_position():
+    vectors = random(2, 1, 3, 8)
+    both = rotate(vectors, tf.constant([5, 70]))
+    for row, start in enumerate((5, 70)):
+        np.testing.assert_array_equal(both[row], rotate(vectors[row : row + 1], start)[0])

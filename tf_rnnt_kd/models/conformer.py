@@ -39,7 +39,9 @@ class FeedForward(keras.layers.Layer):
         self.contract.build((None, None, 4 * self.width))
 
     def call(self, inputs, seed=None):
-        return drop(self.contract(self.expand(self.norm(inputs))), self.dropout, seed)
+        rows = tf.reshape(inputs, [-1, self.width])
+        rows = self.contract(self.expand(self.norm(rows)))
+        return drop(tf.reshape(rows, tf.shape(inputs)), self.dropout, seed)
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "dropout": self.dropout}
@@ -79,11 +81,14 @@ class Convolution(keras.layers.Layer):
         return self._mix(gated), last_frames(gated, self.kernel_size - 1, num_frames)
 
     def _gate(self, inputs):
-        value, gate = tf.split(self.expand(self.norm(inputs)), 2, axis=-1)
-        return value * tf.sigmoid(gate)
+        rows = self.expand(self.norm(tf.reshape(inputs, [-1, self.width])))  # [B T, 2 D]
+        value, gate = tf.split(rows, 2, axis=-1)
+        return tf.reshape(value * tf.sigmoid(gate), tf.shape(inputs))
 
     def _mix(self, padded):
-        return self.contract(tf.nn.silu(self.inner_norm(self.depthwise(padded))))
+        mixed = self.depthwise(padded)
+        rows = self.contract(tf.nn.silu(self.inner_norm(tf.reshape(mixed, [-1, self.width]))))
+        return tf.reshape(rows, tf.shape(mixed))
 
     def get_config(self):
         return {
@@ -136,11 +141,11 @@ class ConformerBlock(keras.layers.Layer):
         x = x + self.convolution(x, num_frames, seeds[2])
         return self.norm(x + 0.5 * self.feed_forward_out(x, seeds[3]))
 
-    def stream(self, inputs, state, mask, num_frames=None):
-        """[B, n, D], (keys, values, gated frames), mask, [B] -> [B, n, D], state. The same arithmetic as `call`."""
+    def stream(self, inputs, state, position, mask, num_frames=None):
+        """[B, n, D], (keys, values, gated frames), as in `RotaryAttention` -> [B, n, D], state, as `call` computes."""
         key, value, gated = state
         x = inputs + 0.5 * self.feed_forward_in(inputs)
-        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), mask, num_frames)
+        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), position, mask, num_frames)
         x = x + attended
         convolved, gated = self.convolution.stream(x, gated, num_frames)
         x = x + convolved
@@ -265,7 +270,7 @@ class ConformerEncoder(keras.layers.Layer):
         return run_blocks(self.blocks, frames, num_frames, mask, training, self.rematerialise)
 
     def initial_state(self, batch_size) -> tuple[tf.Tensor, ...]:
-        """Flat tuple: frames seen [B] int32 (up to left_context), two of the subsampling, three of each block."""
+        """Flat tuple: frames seen [B] int32 (runs over after years), two of the subsampling, three of each block."""
         state = [tf.zeros([batch_size], tf.int32), *self.subsampling.initial_state(batch_size)]
         for block in self.blocks:
             state.extend(block.initial_state(batch_size, self.left_context))
@@ -290,11 +295,10 @@ class ConformerEncoder(keras.layers.Layer):
         mask = self._stream_mask(seen, tf.shape(frames)[1], num_frames)
         moved = []
         for block, cache in zip(self.blocks, zip(*[iter(caches)] * 3, strict=True), strict=True):
-            frames, cache = block.stream(frames, cache, mask, num_frames)
+            frames, cache = block.stream(frames, cache, seen, mask, num_frames)
             moved.extend(cache)
         num_new = tf.shape(frames)[1] if num_frames is None else num_frames
-        seen = tf.minimum(seen + num_new, self.left_context)
-        return frames, (seen, *subsampled, *moved)
+        return frames, (seen + num_new, *subsampled, *moved)
 
     def _offline_mask(self, num_frames, max_frames, training):
         if not self.causal:

@@ -1,0 +1,347 @@
+"""Time of search over whole utterances, and of the chunks of a stream, beside TensorFlowASR.
+
+    python tools/bench_decode.py --output decode.json
+    python tools/bench_decode.py --contestants encoder@8 greedy@8 beam8@8 stream@80ms
+    python tools/bench_decode.py --tensorflowasr VENV/bin/python
+
+Each measurement is a process. All networks are Conformer S transducers (10.3 M parameters, 1024 word pieces) with
+random weights, which alone would say nothing or everything: the bias of blank is set by bisection until the search
+emits `--rate` labels a second, and no time is printed where the measured calls do not emit as many. A contestant is
+`greedy@B`, `beamK@B` (B utterances of `--seconds` each), `encoder@B` (features and encoder alone), `products@B` (the
+matrix products of the encoder's layers alone: the limit) or `stream@Nms` (one session, chunks of N ms); before it,
+`tensorflowasr:` runs the peer in its own environment (`tensorflowasr==3.1.1`).
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+OURS = """products@8 encoder@8 greedy@1 greedy@8 greedy@32 beam8@1 beam8@8 beam8@32 stream@80ms stream@640ms""".split()
+PEERS = "tensorflowasr:greedy@1 tensorflowasr:greedy@8 tensorflowasr:greedy@32 tensorflowasr:stream@640ms".split()
+SETTINGS = {"seconds": 10.0, "rate": 2.5, "repeats": 5, "chunks": 100, "threads": 1, "seed": 0}
+VOCABULARY, SAMPLE_RATE, RATE_TOLERANCE = 1024, 16_000, 0.05
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Its `small-streaming` and, without the last three and with biases in its attention, `small` configuration.
+PEER_CONFIG = {
+    "speech_config": {"sample_rate": SAMPLE_RATE, "frame_ms": 25, "stride_ms": 10, "nfft": 512}
+    | {"num_feature_bins": 80, "feature_type": "log_mel_spectrogram"},
+    "encoder_subsampling": {
+        "class_name": "tensorflow_asr.models.layers.subsampling>Conv2dSubsampling",
+        "config": {"filters": [144, 144], "kernels": [3, 3], "strides": [2, 2], "paddings": ["causal"] * 2}
+        | {"norms": ["batch"] * 2, "activations": ["swish"] * 2},
+    },
+    "encoder_kernel_size": 32,
+    "prediction_embed_dim": 320,
+    "joint_dim": 320,
+}
+PEER_STREAM = {"encoder_convm_dw_norm_type": "layer", "encoder_memory_length": 64, "encoder_chunk_size": 16}
+
+
+class Ours:
+    """This package's Conformer S of `configs/models/s.gin`."""
+
+    def __init__(self, tf, streaming):
+        import gin
+
+        from tf_rnnt_kd.models.transducer import Transducer
+
+        self._tf = tf
+        os.chdir(ROOT)
+        gin.parse_config_file("configs/models/s.gin", print_includes_and_imports=False)
+        with gin.config_scope("streaming" if streaming else None):
+            self.model = gin.get_configurable(Transducer)(VOCABULARY)
+        self.bias = self.model.joint.bias
+
+    def whole(self, batch, beam):
+        """A function from samples [B, S] to how many labels they hold."""
+        from tf_rnnt_kd.evaluation.decode import make_decoder
+
+        decode = make_decoder(self.model, beam=beam)
+        return lambda samples: int(sum(decode(samples, [samples.shape[1]] * batch).num_labels.numpy()))
+
+    def calibrate(self, samples, wanted):
+        """Sets the bias for a stream: whole utterances hold the same labels and are heard faster."""
+        run = self.whole(1, 1)
+        find_bias(self, lambda: run(samples[None]), wanted)
+
+    def encoder(self):
+        """Features and encoder."""
+        from tf_rnnt_kd.features.log_mel import log_mel
+
+        tf = self._tf
+
+        def encode(samples):
+            features = log_mel(samples)
+            features = features[:, : tf.shape(features)[1] // 4 * 4]
+            return self.model.encode(features, tf.fill([tf.shape(samples)[0]], tf.shape(features)[1]))[0]
+
+        traced = tf.function(encode, input_signature=[tf.TensorSpec([None, None])], autograph=False)
+        return lambda samples: traced(samples).numpy() is None
+
+    def stream(self, samples_per_chunk):
+        """A function from samples [S] to labels and seconds of each chunk."""
+        from tf_rnnt_kd.serving.streaming_module import StreamingModule
+
+        signatures = StreamingModule(self.model, [""] * VOCABULARY).signatures()
+        tf, step, initial = self._tf, signatures["step"], signatures["initial_state"]
+
+        def run(samples):
+            state, labels, times = initial(), 0, []
+            names = tuple(state)
+            for start in range(0, len(samples) - samples_per_chunk + 1, samples_per_chunk):
+                chunk = tf.constant(samples[None, start : start + samples_per_chunk])
+                begin = time.perf_counter()
+                outputs = step(samples=chunk, **state)
+                labels += int(outputs["num_labels"].numpy()[0])
+                times.append(time.perf_counter() - begin)
+                state = {name: outputs[name] for name in names}
+            return labels, times
+
+        return run
+
+
+class Peer:
+    """TensorFlowASR's transducer of the same size."""
+
+    def __init__(self, tf, streaming):
+        import types
+
+        from tensorflow_asr.models.transducer.conformer import Conformer
+
+        self._tf, self._batch = tf, None
+        options = PEER_STREAM if streaming else {"encoder_mhsam_use_attention_bias": True}
+        self.model = Conformer(blank=0, vocab_size=VOCABULARY, **PEER_CONFIG, **options)
+        object.__setattr__(self.model, "_tokenizer", types.SimpleNamespace(blank=0))
+
+    def _make(self, batch):
+        self.model.make(batch_size=batch)
+        self.bias = self.model.joint_net.ffn_out.bias
+
+    def _step(self, batch):
+        from tensorflow_asr import schemas
+
+        tf, model = self._tf, self.model
+        initial = tf.ones([batch, 1], tf.int32) * 0, *self._initial_states(batch)
+
+        @tf.function(reduce_retracing=True)
+        def step(samples, lengths, tokens, encoder_states, decoder_states):
+            inputs = schemas.PredictInput(samples, lengths, tokens, encoder_states, decoder_states)
+            found = model.recognize(inputs)
+            carried = found.next_tokens, found.next_encoder_states, found.next_decoder_states
+            return tf.math.count_nonzero(found.tokens), carried
+
+        return step, initial
+
+    def _initial_states(self, batch):
+        return self.model.get_initial_encoder_states(batch), self.model.get_initial_decoder_states(batch)
+
+    def whole(self, batch, beam):
+        """As `Ours.whole`; beams are not measured."""
+        del beam
+        self._make(batch)
+        step, initial = self._step(batch)
+        tf = self._tf
+
+        def run(samples):
+            return int(step(tf.constant(samples), tf.fill([batch], samples.shape[1]), *initial)[0])
+
+        return run
+
+    def calibrate(self, samples, wanted):
+        """Sets the bias for a stream."""
+        run = self.stream(10_240)
+        find_bias(self, lambda: run(samples)[0], wanted)
+
+    def stream(self, samples_per_chunk):
+        """As `Ours.stream`, in the chunks that its encoder wants."""
+        self._make(1)
+        step, initial = self._step(1)
+        tf = self._tf
+        size, hop = self.model.get_signal_chunk_size_and_step()
+        if hop != samples_per_chunk:
+            raise ValueError(f"its chunks are {hop} samples")
+
+        def run(samples):
+            carried, labels, times = initial, 0, []
+            for start in range(0, len(samples) - size + 1, hop):
+                chunk = tf.constant(samples[None, start : start + size])
+                begin = time.perf_counter()
+                count, carried = step(chunk, tf.constant([size]), *carried)
+                labels += int(count)
+                times.append(time.perf_counter() - begin)
+            return labels, times
+
+        return run
+
+
+def make_samples(np, args, batch, seconds):
+    """Noise whose loudness and colour change five times a second: [B, S] float32."""
+    rng, size = np.random.default_rng(args.seed), int(SAMPLE_RATE * seconds)
+    loudness, colour = (
+        np.repeat(rng.uniform(*span, [batch, size // 3200 + 1]), 3200, axis=1)[:, :size] for span in ((-7, -1), (-1, 1))
+    )
+    white = rng.standard_normal([batch, size + 1])
+    return (np.exp(loudness) * (white[:, 1:] + colour * white[:, :-1])).clip(-1, 1).astype("float32")
+
+
+def find_bias(network, count, wanted):
+    """Sets the bias of blank by bisection so that `count()` labels come near `wanted`."""
+    bias, (low, high) = (
+        network.bias.numpy(),
+        (0.0, 16.0),
+    )  # from above: low biases emit at every frame, which takes long
+    found = None
+    for _ in range(24):
+        bias[0] = (low + 3 * high) / 4 if low == 0.0 else (low + high) / 2
+        network.bias.assign(bias)
+        found = count()
+        if abs(found - wanted) <= RATE_TOLERANCE / 2 * wanted:
+            break
+        low, high = (bias[0], high) if found > wanted else (low, bias[0])
+    return found
+
+
+def products(tf, network, samples):
+    """A function that makes the products of the encoder's layers alone."""
+    frames = samples.shape[0] * samples.shape[1] // 640
+    kernels = [w.value for w in network.model.encoder.weights if len(w.shape) == 2]
+    inputs = {size: tf.random.normal([frames, size]) for size in {k.shape[0] for k in kernels}}
+    return lambda _: sum(tf.matmul(inputs[k.shape[0]], k)[0, 0].numpy() for k in kernels) is None
+
+
+def usage():
+    """Wall clock, processor time in seconds, resident memory in MiB."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * resource.getpagesize() / 2**20
+    return time.perf_counter(), own.ru_utime + own.ru_stime, resident
+
+
+def measure_whole(network, base, batch, args):
+    """Seconds of whole batches."""
+    import numpy as np
+    import tensorflow as tf
+
+    samples = make_samples(np, args, batch, args.seconds)
+    audio, times, labels = batch * args.seconds, [], 0
+    if base == "encoder":
+        run = network.encoder()
+    elif base == "products":
+        run = products(tf, network, samples)
+    else:
+        run = network.whole(batch, int(base.removeprefix("beam")) if base.startswith("beam") else 1)
+        labels = find_bias(network, functools.partial(run, samples), args.rate * audio)
+    for _ in range(args.repeats + 1):
+        before = usage()
+        labels = run(samples)
+        times.append([after - start for after, start in zip(usage(), before, strict=True)])
+    wall, cpu, _ = zip(*times[1:], strict=True)
+    searched = base not in ("encoder", "products")
+    return {"audio_s": audio, "wall_s": wall, "cpu_s": cpu, "rate": labels / audio if searched else None}
+
+
+def measure_stream(network, milliseconds, args):
+    """Seconds of each chunk."""
+    import numpy as np
+
+    seconds = max(args.chunks * milliseconds / 1000, 40.0)  # labels enough to count
+    samples = make_samples(np, args, 1, seconds)[0]
+    network.calibrate(samples, args.rate * seconds)
+    run = network.stream(SAMPLE_RATE * milliseconds // 1000)
+    run(samples)
+    rows, memory = [], []
+    for _ in range(args.repeats):
+        labels, times = run(samples)
+        rows.append(times)
+        memory.append(usage()[2])
+    spread = {f"p{q}_ms": [1e3 * float(np.percentile(times, q)) for times in rows] for q in (50, 95, 99)}
+    return {"audio_s": seconds, "rate": labels / seconds, "wall_s": [sum(times) for times in rows], **spread} | {
+        "resident_mib": memory
+    }
+
+
+def work(args):
+    """Measures one contestant in this process."""
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    tf.keras.utils.set_random_seed(args.seed)
+    kind, _, name = args.worker.rpartition(":")
+    base, size = name.split("@")
+    network = (Peer if kind else Ours)(tf, base == "stream")
+    if base == "stream":
+        row = measure_stream(network, int(size.removesuffix("ms")), args)
+    else:
+        row = measure_whole(network, base, int(size), args)
+    print(json.dumps(row | {"parameters": int(network.model.count_params())}))
+
+
+def measure(name, args):
+    """One contestant in a process of its own."""
+    print("measuring", name, file=sys.stderr, flush=True)
+    python = args.tensorflowasr if name.startswith("tensorflowasr:") else sys.executable
+    environment = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment |= dict.fromkeys(["OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"], str(args.threads))
+    command = [python, __file__, "--worker", name, *(f"--{key}={getattr(args, key)}" for key in SETTINGS)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    if done.returncode:
+        return {"name": name, "error": (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]}
+    row = {"name": name} | json.loads(done.stdout.splitlines()[-1])
+    if row["rate"] is not None and abs(row["rate"] - args.rate) > RATE_TOLERANCE * args.rate:
+        row["error"] = f"{row['rate']:.2f} labels a second where {args.rate} are wanted"
+    return row
+
+
+def print_table(rows):
+    """Medians; RTF and CPU are seconds for a second of audio."""
+    print(f"{'':29}labels/s  million     RTF     CPU  p50 ms  p95 ms  p99 ms  resident MiB")
+    for row in rows:
+        rate = "" if row["rate"] is None else f"{row['rate']:.2f}"
+        rtf, cpu = (
+            f"{statistics.median(row[key]) / row['audio_s']:.4f}" if key in row else "" for key in ("wall_s", "cpu_s")
+        )
+        chunk = [f"{statistics.median(row[key]):.1f}" if key in row else "" for key in ("p50_ms", "p95_ms", "p99_ms")]
+        memory = "{:.0f} to {:.0f}".format(*row["resident_mib"][:: args_last(row)]) if "resident_mib" in row else ""
+        print(
+            f"{row['name']:29}{rate:>8}{row['parameters'] / 1e6:9.2f}{rtf:>8}{cpu:>8}"
+            + "".join(f"{cell:>8}" for cell in chunk)
+            + f"  {memory}"
+        )
+
+
+def args_last(row):
+    """The step that takes the first and the last of a row's readings of memory."""
+    return max(1, len(row["resident_mib"]) - 1)
+
+
+def main():
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for key, value in SETTINGS.items():
+        parser.add_argument(f"--{key}", type=type(value), default=value, help="default: %(default)s")
+    parser.add_argument("--tensorflowasr", metavar="PYTHON", help="its environment's")
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="default: all that are available")
+    parser.add_argument("--output", help="a JSON file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return work(args)
+    rows = [measure(name, args) for name in args.contestants or OURS + PEERS * bool(args.tensorflowasr)]
+    measured = [row for row in rows if "error" not in row]
+    print_table(measured)
+    print(*(f"{row['name']} failed: {row['error']}" for row in rows if "error" in row), sep="\n")
+    if args.output:
+        result = {"settings": {key: getattr(args, key) for key in SETTINGS}, "rows": rows}
+        pathlib.Path(args.output).write_text(json.dumps(result))
+    return len(measured) < len(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
