@@ -41,6 +41,11 @@ def test_chain_prints_its_table_and_where_things_are(undisturbed):
     work_dir, printed = undisturbed
     assert re.search(r"^teacher +\d+\.\d\d \[", printed, re.MULTILINE)
     assert re.search(r"^soft - teacher +[+-]", printed, re.MULTILINE)
+    for row in ("teacher, LSTM", "teacher, 3-grams"):
+        assert re.search(rf"^{row} +\d+\.\d\d \[", printed, re.MULTILINE)
+    assert re.search(r"^teacher, LSTM - teacher +[+-]", printed, re.MULTILINE)
+    assert (work_dir / "language" / "lstm" / "model.json").exists()
+    assert (work_dir / "language" / "3-grams" / "ngrams.arpa").exists()
     for path in ("results.json", _EXPORTED, "example.wav"):
         assert str(work_dir / path) in printed
 
@@ -67,6 +72,17 @@ def test_killed_three_times_it_ends_the_same(undisturbed, tmp_path):
     done = _run(tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").read_bytes() == (work_dir / "results.json").read_bytes()
+
+
+def test_the_command_evaluates_with_a_language_model_as_the_plan_does(undisturbed, tmp_path):
+    work_dir, _ = undisturbed
+    command = [sys.executable, "-m", "tf_rnnt_kd.evaluate", f"--checkpoint={work_dir / 'seed-0' / 'teacher'}"]
+    command += [f"--records={work_dir / 'records' / 'test'}", f"--output={tmp_path / 'results.json'}", "--beam=3"]
+    command += [f"--lm={work_dir / 'language' / '3-grams' / 'ngrams.arpa'}", "--lm_weight=0.3"]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    for name in ("results.json", "hypotheses-test.tsv"):
+        planned = work_dir / "seed-0" / "teacher" / "decodings" / "3-grams" / name
+        assert (tmp_path / name).read_bytes() == planned.read_bytes()
 
 
 def test_another_configuration_is_refused_by_name(undisturbed):

@@ -10,7 +10,12 @@ from tf_rnnt_kd.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 RUNS = sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.gin"))
 # What a user has to give, for each config that asks.
-REQUIRED = {"LIBRISPEECH": "'gs://a/LibriSpeech'", "LIBRILIGHT": "'gs://a/librilight'", "DATA_DIR": "'folder'"}
+REQUIRED = {
+    "LIBRISPEECH": "'gs://a/LibriSpeech'",
+    "LIBRILIGHT": "'gs://a/librilight'",
+    "DATA_DIR": "'folder'",
+    "TEXT": "'text'",
+}
 
 
 def head(path):

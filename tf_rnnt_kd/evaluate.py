@@ -16,6 +16,10 @@ _SYNCHRONY = flags.DEFINE_enum(
     "synchrony", "frames", ["frames", "alignments"], "What the hypotheses of a beam have in common: t, or t + u."
 )
 _BLANK_PENALTY = flags.DEFINE_float("blank_penalty", 0.0, "Taken from the logit of blank: fewer deletions.")
+_LM = flags.DEFINE_string("lm", None, "Language model over labels: folder of a trained one, or file of n-grams (ARPA).")
+_LM_WEIGHT = flags.DEFINE_float("lm_weight", 0.3, "Of its log-probabilities.")
+_ILM_WEIGHT = flags.DEFINE_float("ilm_weight", 0.0, "Of the transducer's internal language model, which is subtracted.")
+_LENGTH_BONUS = flags.DEFINE_float("length_bonus", 0.0, "Added for each label, in nats.")
 _LATENCY = flags.DEFINE_string(
     "latency",
     None,
@@ -27,10 +31,13 @@ def main(argv):
     """Decodes, writes and prints."""
     del argv
     from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+    from tf_rnnt_kd.evaluation.fusion import Weights
     from tf_rnnt_kd.evaluation.report import System, format_table, read_run
 
     heard = {"chunk": _CHUNK.value, "second_pass": _SECOND_PASS.value}
     search = {"beam": _BEAM.value, "synchrony": _SYNCHRONY.value, "blank_penalty": _BLANK_PENALTY.value}
+    search["language_model"] = _LM.value
+    search["weights"] = Weights(_LM_WEIGHT.value if _LM.value else 0.0, _ILM_WEIGHT.value, _LENGTH_BONUS.value)
     evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, **heard, **search)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))
     print(format_table([System(name, (read_run(_OUTPUT.value),))]))

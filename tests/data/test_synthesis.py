@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tf_rnnt_kd.data import synthesis
-from tf_rnnt_kd.data.synthesis import DIGITS, VOICES, generate_digits, generate_sentences
+from tf_rnnt_kd.data.synthesis import DIGITS, VOICES, generate_digits, generate_sentences, unspoken_sentences
 from tf_rnnt_kd.errors import UserError
 
 pytest.importorskip("espeakng_loader", reason="needs the extra [synthesis]")
@@ -124,6 +124,20 @@ def test_plain_lines_are_sentences_and_lines_with_digits_are_left_out(work_dir):
     path = work_dir / "plain.txt"
     path.write_text("\n".join(["born in 1809", "one two", "", "...", "three four"] * 2))
     assert {u.text for u in sentences(path, count=10)} == {"ONE TWO", "THREE FOUR"}
+
+
+@pytest.mark.parametrize("count", [1, 5, 7])
+def test_the_unspoken_sentences_are_the_others_of_the_split_and_whole(text_file, count):
+    spoken = {utterance.text for utterance in sentences(text_file, count=count)}
+    unspoken = unspoken_sentences(str(text_file), split="train", num_utterances=count, seed=3, max_words=6)
+    cut = {" ".join(words.split()[:6]) for words in unspoken}
+    assert not spoken & cut and spoken | cut == {u.text for u in sentences(text_file, count=30)}
+    assert any(len(words.split()) > 6 for words in unspoken) or count == 7
+
+
+def test_sentences_that_are_all_spoken_leave_none(text_file):
+    with pytest.raises(UserError, match="all 8 sentences of 'train' in .* are spoken: give more, or speak fewer"):
+        unspoken_sentences(str(text_file), split="train", num_utterances=8, seed=3, max_words=6)
 
 
 def test_few_sentences_come_again_by_other_voices(text_file):

@@ -57,3 +57,11 @@ def test_the_same_plan_gives_the_same_words(quickstart):
 )
 def test_amounts_are_readable(size, text):
     assert _amount(size) == text
+
+
+def test_language_models_and_decodings_are_told():
+    lines = describe(load_plan("tests/toy_chain.gin")[0]).splitlines()
+    assert "language model 3-grams: 3-grams" in lines
+    assert "language model lstm: 0.0 M parameters, 60 steps of at most 400 labels" in lines
+    wanted = "  also decoded as LSTM: beam 3; weight of 0, 0.5; internal weight of 0, 0.2"
+    assert wanted in lines and "  also decoded as 3-grams: beam 3; weight of 0.3" in lines

@@ -4,7 +4,16 @@ import pytest
 
 from tests import tiny
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.nst.plan import Corpus, Generation, LabelSet, Plan, Row, TokenizerSpec
+from tf_rnnt_kd.nst.plan import (
+    Corpus,
+    Decoding,
+    Generation,
+    LabelSet,
+    LanguageModelSpec,
+    Plan,
+    Row,
+    TokenizerSpec,
+)
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
 
@@ -137,3 +146,57 @@ def test_a_hard_student_shares_the_set_of_its_soft_fellow():
 def test_a_hard_student_alone_has_transcripts():
     plan = make_plan(generation("teacher"), soft("other"), generation("hard", "other"))
     assert [s.name for s in plan.label_sets(plan.generations[2])] == ["audio-transcripts"]
+
+
+NGRAMS = LanguageModelSpec("ngrams", ("train",), order=3)
+
+
+def decoded(*decodings):
+    return generation("teacher", decodings=decodings)
+
+
+def test_decodings_are_rows_that_comparisons_may_name():
+    teacher = decoded(Decoding("fused", language_model="ngrams"), Decoding("beam"))
+    plan = make_plan(teacher, language_models=(NGRAMS,), comparisons=[("teacher, fused", "teacher, beam")])
+    assert plan.generations[0].system(Decoding("fused")) == "teacher, fused"
+    assert Decoding("beam").candidates == ((0.0,), (0.0,), (0.0,))
+    for path in ("folder/lm", "lm.arpa"):
+        make_plan(decoded(Decoding("fused", language_model=path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"language_models": (NGRAMS, NGRAMS)}, "two entries of the plan are named language model 'ngrams'"),
+        ({"corpora": ("tain",)}, "language model 'ngrams': corpora names 'tain', which is none of: train, dev, test"),
+        ({"corpora": ("train", "test")}, "language model 'ngrams' reads 'test', which is held out"),
+        ({"corpora": ("dev",)}, "language model 'ngrams' reads 'dev', which is held out"),
+        ({"corpora": ()}, "language model 'ngrams' has no text: give it corpora or sentences"),
+        ({"order": None}, "needs a model and its training, or the order of n-grams, and not both"),
+        ({"model": nothing}, "needs a model and its training, or the order"),
+        ({"model": nothing, "training": nothing}, "needs a model and its training, or the order"),
+    ],
+)
+def test_a_language_model_needs_text_and_one_kind(changes, message):
+    spec = {key: changes.pop(key) for key in list(changes) if key != "language_models"}
+    changes.setdefault("language_models", (dataclasses.replace(NGRAMS, **spec),))
+    with pytest.raises(UserError, match=message):
+        make_plan(decoded(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("decodings", "message"),
+    [
+        (
+            [Decoding("x", language_model="ngrms")],
+            "decoding 'x': language_model names 'ngrms', which is none of: ngrams",
+        ),
+        ([Decoding("x", beam=0)], "decoding 'x' needs a beam of 1 or more, and a value for each weight"),
+        ([Decoding("x", language_model="ngrams", weights=())], "a value for each weight"),
+        ([Decoding("x", length_bonuses=())], "a value for each weight"),
+        ([Decoding("x"), Decoding("x")], "two entries of the plan are named row of the report 'teacher, x'"),
+    ],
+)
+def test_a_decoding_that_cannot_be_is_refused(decodings, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(decoded(*decodings), language_models=(NGRAMS,))

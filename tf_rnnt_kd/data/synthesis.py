@@ -21,8 +21,8 @@ import numpy as np
 import soxr
 
 from tf_rnnt_kd.data.corpora import SAMPLE_RATE, Utterance
+from tf_rnnt_kd.data.sentences import read_sentences
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.text.normalize import normalize_transcript
 
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
@@ -120,14 +120,26 @@ def generate_sentences(
       UserError: espeak-ng is not installed, the file has no sentence for the split, or the split has too few voices.
     """
     voices = _choose_voices(split, num_voices)
-    sentences = _read_sentences(path, split, max_words)
-    order = _rng("order", split, seed, 0).permutation(len(sentences))
+    sentences = _order(_read_sentences(path, split, max_words), split, seed)
     utterances = []
     for number in range(num_utterances):
-        words = sentences[order[number % len(sentences)]]
+        words = sentences[number % len(sentences)]
         rng = _rng("sentences", split, seed, number)
         utterances.append(_utterance("sentences", split, seed, number, words, voices, snr_db, rng))
     return utterances
+
+
+def unspoken_sentences(path: str, *, split: str, num_utterances: int, seed: int, max_words: int) -> list[str]:
+    """The sentences, whole, that `generate_sentences` leaves out with the same arguments: text for a language model.
+
+    Raises:
+      UserError: the file has no sentence for the split, or all of them are spoken.
+    """
+    sentences = _read_sentences(path, split, max_words)
+    left = _order(sentences, split, seed)[num_utterances:]
+    if not left:
+        raise UserError(f"all {len(sentences)} sentences of {split!r} in {path} are spoken: give more, or speak fewer")
+    return [sentences[cut] for cut in left]
 
 
 # -- who says what --
@@ -184,22 +196,25 @@ def _split_of(digits: Sequence[int]) -> str:
     return "dev" if share < _TEST_SHARE + _DEV_SHARE else "train"
 
 
-def _read_sentences(path: str, split: str, max_words: int) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.rstrip("\n").rpartition("\t")[2] for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read sentences from {path}: {error}; give a UTF-8 text file") from error
-    spoken = (normalize_transcript(line) for line in lines if not any(map(str.isdigit, line)))
-    cut = (" ".join(words.split()[:max_words]) for words in spoken)
-    sentences = list(dict.fromkeys(filter(None, cut)))  # a repeated sentence must not land in two splits
+def _read_sentences(path: str, split: str, max_words: int) -> dict[str, str]:
+    """The split's sentences, cut -> whole."""
+    whole = {}  # a repeated sentence must not land in two splits
+    for sentence in read_sentences(path):
+        whole.setdefault(" ".join(sentence.split()[:max_words]), sentence)
+    sentences = list(whole.items())
     first_dev = round(len(sentences) * (1 - _DEV_SHARE - _TEST_SHARE))
     first_test = round(len(sentences) * (1 - _TEST_SHARE))
     blocks = {"train": slice(0, first_dev), "dev": slice(first_dev, first_test), "test": slice(first_test, None)}
     block = sentences[blocks[split]]
     if not block:
         raise UserError(f"{path} has {len(sentences)} sentences without digits, none for {split!r}: give more of them")
-    return block
+    return dict(block)
+
+
+def _order(sentences: dict[str, str], split: str, seed: int) -> list[str]:
+    """The order in which the cut sentences are spoken."""
+    cut = list(sentences)
+    return [cut[place] for place in _rng("order", split, seed, 0).permutation(len(cut))]
 
 
 # -- from script to samples --

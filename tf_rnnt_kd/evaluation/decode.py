@@ -11,6 +11,7 @@ from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.decoding.hypotheses import Hypotheses
 from tf_rnnt_kd.decoding.offline import pad_audio, recognize, similar_lengths
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.fusion import NO_FUSION, Weights, fuse, open_language_model
 from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
 from tf_rnnt_kd.models.saving import load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
@@ -82,6 +83,8 @@ def evaluate_checkpoint(
     beam: int = 1,
     synchrony: str = "frames",
     blank_penalty: float = 0.0,
+    language_model: str | None = None,
+    weights: Weights = NO_FUSION,
 ) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
 
@@ -91,9 +94,11 @@ def evaluate_checkpoint(
       output: path of the JSON file.
       chunk: as in `models.saving.load_model`.
       second_pass: the same.
-      beam: as in `decoding.offline.recognize`, like the others below.
+      beam: as in `decoding.offline.recognize`, like the next two.
       synchrony: which beam search.
       blank_penalty: in nats.
+      language_model: as in `fusion.open_language_model`.
+      weights: of that, of the internal one, and the bonus.
 
     Raises:
       UserError: if two sets have one name, a set is unfinished, or has no transcripts.
@@ -102,8 +107,10 @@ def evaluate_checkpoint(
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
     model, tokenizer = load_model(checkpoint, chunk=chunk, second_pass=second_pass)
+    scorer, scorer_hash = open_language_model(language_model, tokenizer) if language_model else (None, None)
+    fused = fuse(model, scorer, weights)
     search = {"beam": beam, "synchrony": synchrony, "blank_penalty": blank_penalty}
-    decode = make_decoder(model, **search)
+    decode = make_decoder(model, label_scorer=fused, **search)
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
     about = {
@@ -111,4 +118,6 @@ def evaluate_checkpoint(
         "records": {name: records.hash for name, records in opened.items()},
         "search": {**search, "chunk": model.encoder.chunk, "second_pass": second_pass},
     }
+    if fused is not None:
+        about["search"] |= {"language_model": scorer_hash, **weights._asdict()}
     return write_results(output, sets, about)

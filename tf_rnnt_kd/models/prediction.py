@@ -17,9 +17,12 @@ class PredictionNetwork(keras.layers.Layer):
         self.vocabulary_size, self.width, self.num_layers, self.dropout = vocabulary_size, width, num_layers, dropout
         # A product with one-hot rows: its gradient is a matrix product too, where that of a look-up is a scatter,
         # slow on TPU and summed in no fixed order on CPU.
-        self.embedding = keras.layers.Dense(width, use_bias=False, name="embedding")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
-        self.layers = [keras.layers.LSTM(width, return_sequences=True, name=f"lstm_{i}") for i in range(num_layers)]
+        policy = self.dtype_policy
+        self.embedding = keras.layers.Dense(width, use_bias=False, dtype=policy, name="embedding")
+        self.drop = keras.layers.Dropout(dropout, dtype=policy, name="drop")
+        self.layers = [
+            keras.layers.LSTM(width, return_sequences=True, dtype=policy, name=f"lstm_{i}") for i in range(num_layers)
+        ]
 
     def build(self, labels_shape):
         self.embedding.build((None, None, self.vocabulary_size))

@@ -8,13 +8,15 @@ import shutil
 import numpy as np
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer
 
 _FORMAT = 1
+_TRANSDUCER, _LANGUAGE_MODEL = "transducer", "language model"  # the kinds of model that a folder may hold
 
 
-def save_model(model: Transducer, tokenizer: Tokenizer, folder: str) -> str:
+def save_model(model: Transducer | LanguageModel, tokenizer: Tokenizer, folder: str) -> str:
     """Writes `tokenizer/`, `weights.npz` and, last, `model.json`. Returns the hash of the weights.
 
     A folder without `model.json` holds no model. Float32 weights are written as they are: loading is exact.
@@ -30,6 +32,8 @@ def save_model(model: Transducer, tokenizer: Tokenizer, folder: str) -> str:
         "weights_hash": hash_weights(weights),
         "tokenizer_hash": tokenizer.hash,
     }
+    if isinstance(model, LanguageModel):
+        description["kind"] = _LANGUAGE_MODEL
     text = json.dumps(description, indent=1, sort_keys=True)
     _replace(os.path.join(folder, "model.json"), lambda file: file.write(text.encode()))
     return description["weights_hash"]
@@ -56,9 +60,7 @@ def load_model(folder: str, *, chunk: int | None = None, second_pass: bool = Fal
     if second_pass and not has_second_pass(folder):
         raise UserError(f"{folder} has no second pass: leave out second_pass, or train with second_pass_blocks")
     description["architecture"]["uses_second_pass"] = second_pass
-    tokenizer = load_tokenizer(os.path.join(folder, "tokenizer"))
-    if tokenizer.hash != description["tokenizer_hash"]:
-        raise UserError(f"{folder}/tokenizer is not the tokenizer this model was trained with; restore it")
+    tokenizer = _load_tokenizer(folder, description)
     model = Transducer.from_config(description["architecture"])
     assign_weights(model, read_weights(folder), folder)
     return model, tokenizer
@@ -69,8 +71,28 @@ def has_second_pass(folder: str) -> bool:
     return read_description(folder)["architecture"].get("second_pass_blocks", 0) > 0
 
 
-def read_description(folder: str) -> dict:
-    """`model.json`, or a UserError that says what is missing."""
+def load_language_model(folder: str) -> tuple[LanguageModel, Tokenizer, str]:
+    """Reads what `save_model` wrote of a language model; the last is the hash of its weights.
+
+    Raises:
+      UserError: if there is none, or the weights are damaged or of another architecture.
+    """
+    description = read_description(folder, kind=_LANGUAGE_MODEL)
+    tokenizer = _load_tokenizer(folder, description)
+    model = LanguageModel(**description["architecture"])
+    assign_weights(model, read_weights(folder, kind=_LANGUAGE_MODEL), folder)
+    return model, tokenizer, description["weights_hash"]
+
+
+def _load_tokenizer(folder, description):
+    tokenizer = load_tokenizer(os.path.join(folder, "tokenizer"))
+    if tokenizer.hash != description["tokenizer_hash"]:
+        raise UserError(f"{folder}/tokenizer is not the tokenizer this model was trained with; restore it")
+    return tokenizer
+
+
+def read_description(folder: str, *, kind: str = _TRANSDUCER) -> dict:
+    """`model.json`, or a UserError that says what is missing, or that the model is of another kind."""
     path = os.path.join(folder, "model.json")
     try:
         with open(path, encoding="utf-8") as file:
@@ -81,12 +103,15 @@ def read_description(folder: str) -> dict:
         raise UserError(f"{path} is damaged: delete the folder and train again") from None
     if description.get("format") != _FORMAT:
         raise UserError(f"{path} has format {description.get('format')}, this version reads {_FORMAT}; export it anew")
+    found = description.get("kind", _TRANSDUCER)
+    if found != kind:
+        raise UserError(f"{folder} holds a {found} where a {kind} is wanted: give the folder of a {kind}")
     return description
 
 
-def read_weights(folder: str) -> list[tuple[str, np.ndarray]]:
+def read_weights(folder: str, *, kind: str = _TRANSDUCER) -> list[tuple[str, np.ndarray]]:
     """The weights in order, with their paths; verified against the hash in `model.json`."""
-    description = read_description(folder)
+    description = read_description(folder, kind=kind)
     path = os.path.join(folder, "weights.npz")
     try:
         with open(path, "rb") as file, np.load(file) as archive:
@@ -98,7 +123,7 @@ def read_weights(folder: str) -> list[tuple[str, np.ndarray]]:
     return [(name, weight) for (name, _), weight in zip(description["weights"], weights, strict=True)]
 
 
-def assign_weights(model: Transducer, weights: list[tuple[str, np.ndarray]], where: str) -> None:
+def assign_weights(model: Transducer | LanguageModel, weights: list[tuple[str, np.ndarray]], where: str) -> None:
     """Copies weights into a model of the same architecture; a difference is refused by name, before any copy."""
     ours = [(variable.path, tuple(variable.shape)) for variable in model.weights]
     theirs = [(path, value.shape) for path, value in weights]

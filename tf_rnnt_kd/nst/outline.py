@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
-from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
+from tf_rnnt_kd.nst.plan import Decoding, Generation, LabelSet, LanguageModelSpec, Plan
 from tf_rnnt_kd.training.memory import StepShape, step_bytes
 
 _CHARACTERS = 29  # vocabulary assumed where only the corpus can tell: A-Z, apostrophe, space, blank
@@ -23,12 +23,23 @@ def describe(plan: Plan) -> str:
         hours = "size known when prepared" if corpus.hours is None else f"{corpus.hours:g} h, {_audio(corpus.hours)}"
         lines.append(f"  {corpus.name}: {'transcribed' if corpus.labelled else 'audio only'}, {hours}")
     lines.append(f"tokenizer: {plan.tokenizer.kind}, {vocabulary_size} tokens with blank")
+    lines += [_describe_language_model(spec, vocabulary_size) for spec in plan.language_models]
     for generation in plan.generations:
         model = _build(generation, vocabulary_size)
         lines += ["", generation.name, *(f"  {line}" for line in _describe(plan, generation, model))]
         del model
         keras.backend.clear_session()
     return "\n".join(lines)
+
+
+def _describe_language_model(spec: LanguageModelSpec, vocabulary_size: int) -> str:
+    if spec.order:
+        return f"language model {spec.name}: {spec.order}-grams"
+    model, training = spec.model(vocabulary_size), spec.training
+    return (
+        f"language model {spec.name}: {model.count_params() / 1e6:.1f} M parameters, {training.steps} steps of at most "
+        f"{training.batch_labels} labels"
+    )
 
 
 def _build(generation: Generation, vocabulary_size: int) -> Transducer:
@@ -57,6 +68,7 @@ def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str
             f"pseudo-labelled by {generation.teacher}: {', '.join(generation.unlabelled)}; {share:g} % labelled"
         )
         yields += [_storage(plan, s, model) for s in plan.label_sets(generation)]
+    yields += [_decoding(decoding) for decoding in generation.decodings]
     return yields
 
 
@@ -69,6 +81,12 @@ def _cascade(model: Transducer) -> str:
     if model.second_pass is None:
         return ""
     return f", then {model.second_pass_blocks} blocks ({model.second_pass.count_params() / 1e6:.1f} M) of full context"
+
+
+def _decoding(decoding: Decoding) -> str:
+    words = zip(("weight", "internal weight", "length bonus"), decoding.candidates, strict=True)
+    chosen = [f"{name} of {', '.join(f'{v:g}' for v in values)}" for name, values in words if any(values)]
+    return f"also decoded as {decoding.name}: " + "; ".join([f"beam {decoding.beam}", *chosen])
 
 
 def _shapes(buckets) -> str:

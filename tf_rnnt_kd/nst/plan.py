@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.cascade import CascadedObjective
+from tf_rnnt_kd.training.language_model import LanguageTraining
 from tf_rnnt_kd.training.loop import Training
 from tf_rnnt_kd.training.objective import Objective
 
@@ -59,6 +61,55 @@ class Row(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class LanguageModelSpec:
+    """A language model over the tokenizer's labels: a network to train, or n-grams to estimate.
+
+    Attributes:
+      name: folder of its run; how decodings name it.
+      corpora: labelled corpora whose transcripts it reads.
+      sentences: lists more sentences, in the letters of the transcripts.
+      model: factory of the network, called with the vocabulary size; None for n-grams.
+      training: of the network.
+      order: labels of the longest n-gram; None for a network.
+    """
+
+    name: str
+    corpora: tuple[str, ...] = ()
+    sentences: Callable[[], list[str]] | None = None
+    model: Callable[..., LanguageModel] | None = None
+    training: LanguageTraining | None = None
+    order: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """One more way to decode the tests: a beam, a language model, the internal one subtracted, a bonus for length.
+
+    Of several values of a weight, the development set decides.
+
+    Attributes:
+      name: of its row in the report, after that of the generation.
+      beam: hypotheses that the search keeps.
+      language_model: name of one of the plan's, or path of another one (a folder or an ARPA file).
+      weights: of the language model.
+      internal_weights: of the internal one.
+      length_bonuses: for each label, in nats.
+    """
+
+    name: str
+    beam: int = 8
+    language_model: str | None = None
+    weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    internal_weights: tuple[float, ...] = (0.0,)
+    length_bonuses: tuple[float, ...] = (0.0,)
+
+    @property
+    def candidates(self) -> tuple[tuple[float, ...], ...]:
+        """What there is to choose from, in the order of `evaluation.fusion.Weights`."""
+        return self.weights if self.language_model else (0.0,), self.internal_weights, self.length_bonuses
+
+
+@dataclasses.dataclass(frozen=True)
 class Generation:
     """One model to train: a supervised teacher, or a student of an earlier generation.
 
@@ -74,6 +125,7 @@ class Generation:
       codec: how the teacher's lattice is stored, "factored" or "lattice"; None for hard targets.
       targets_dtype: in which it is stored.
       export: whether to write a SavedModel at the end.
+      decodings: further ways to decode the tests, each a row of the report; the first row is greedy search.
     """
 
     name: str
@@ -86,6 +138,11 @@ class Generation:
     codec: str | None = None
     targets_dtype: str = "float32"
     export: bool = False
+    decodings: Sequence[Decoding] = ()
+
+    def system(self, decoding: Decoding) -> str:
+        """What the report calls the generation so decoded."""
+        return f"{self.name}, {decoding.name}"
 
     @property
     def rows(self) -> list[Row]:
@@ -121,7 +178,9 @@ class Plan:
       development: the labelled corpus watched during training.
       tests: labelled corpora, used once, for the report.
       seeds: the generations are trained once for each.
-      comparisons: pairs of generations (or their "NAME, second pass") whose difference is reported with an interval.
+      language_models: for the decodings of generations; trained once for all seeds.
+      comparisons: pairs of generations, or of their "NAME, second pass" or "NAME, DECODING", whose difference is
+        reported with an interval.
       records_per_shard: utterances in a file.
     """
 
@@ -132,6 +191,7 @@ class Plan:
     development: str
     tests: Sequence[str]
     seeds: Sequence[int] = (0,)
+    language_models: Sequence[LanguageModelSpec] = ()
     comparisons: Sequence[tuple[str, str]] = ()
     records_per_shard: int = 256
 
@@ -143,10 +203,16 @@ class Plan:
         _check_known("development", [self.development], labelled)
         _check_known("tests", self.tests, labelled)
         _check_known("the tokenizer", self.tokenizer.corpora, labelled)
-        earlier = []
+        _check_unique("language model", [spec.name for spec in self.language_models])
+        for spec in self.language_models:
+            self._check_language_model(spec, labelled)
+        earlier, rows = [], []
         for generation in self.generations:
             self._check_generation(generation, labelled, earlier)
             earlier.append(generation.name)
+            rows += [row.name for row in generation.rows]
+            rows += [generation.system(decoding) for decoding in generation.decodings]
+        _check_unique("row of the report", rows)
         for pair in self.comparisons:
             _check_known("comparisons", pair, rows)
 
@@ -179,9 +245,29 @@ class Plan:
         if generation.teacher and not 0.0 <= generation.training.labelled_fraction < 1.0:
             fraction = generation.training.labelled_fraction
             raise UserError(f"{where}: labelled_fraction is {fraction:g}; with pseudo-labelled speech it is below 1")
+        for decoding in generation.decodings:
+            self._check_decoding(f"{where}: decoding {decoding.name!r}", decoding)
         held_out = {self.development, *self.tests} & {*generation.labelled, *generation.unlabelled}
         if held_out:
             raise UserError(f"{where} trains on {sorted(held_out)[0]!r}, which is held out for development or test")
+
+    def _check_language_model(self, spec, labelled):
+        where = f"language model {spec.name!r}"
+        _check_known(f"{where}: corpora", spec.corpora, labelled)
+        if not spec.corpora and spec.sentences is None:
+            raise UserError(f"{where} has no text: give it corpora or sentences")
+        if (spec.model is None) != (spec.training is None) or (spec.model is None) == (spec.order is None):
+            raise UserError(f"{where} needs a model and its training, or the order of n-grams, and not both")
+        held_out = {self.development, *self.tests} & {*spec.corpora}
+        if held_out:
+            raise UserError(f"{where} reads {sorted(held_out)[0]!r}, which is held out for development or test")
+
+    def _check_decoding(self, where, decoding):
+        if decoding.beam < 1 or not all(decoding.candidates):
+            raise UserError(f"{where} needs a beam of 1 or more, and a value for each weight")
+        name = decoding.language_model
+        if name is not None and "/" not in name and not name.endswith(".arpa"):  # not a path
+            _check_known(f"{where}: language_model", [name], [spec.name for spec in self.language_models])
 
 
 def _check_unique(what, names):

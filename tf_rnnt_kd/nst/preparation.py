@@ -51,6 +51,11 @@ def prepare(plan: Plan, folder: str) -> Prepared:
     return prepared
 
 
+def transcripts(corpus: Corpus) -> list[str]:
+    """What a labelled corpus says; no audio is read."""
+    return [_transcript(utterance) for utterance in corpus.utterances()]
+
+
 def _write(corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, records_per_shard: int) -> None:
     tokenizer = prepared.tokenizer()
 

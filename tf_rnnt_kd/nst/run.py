@@ -1,8 +1,9 @@
 """A plan, carried out: prepare, and for each generation train, label for its students, evaluate, export; then report.
 
     WORK_DIR/records/                  tokenizer and one record set a corpus
-    WORK_DIR/seed-S/GENERATION/        checkpoints, tensorboard, the trained model, results.json, labels/, savedmodel/;
-                                       of a cascade also second_pass/results.json
+    WORK_DIR/language/NAME/            language models
+    WORK_DIR/seed-S/GENERATION/        checkpoints, tensorboard, the trained model, results.json, labels/, decodings/,
+                                       savedmodel/; of a cascade also second_pass/results.json
     WORK_DIR/results.json, report.txt
 
 Every stage leaves a file that says that it is finished, written last, and is skipped when it is there. The same command
@@ -30,6 +31,7 @@ from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.models.saving import save_model
 from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
+from tf_rnnt_kd.nst.language import decode_tests, decoding_folder, make_language_model
 from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
 from tf_rnnt_kd.nst.preparation import Prepared, prepare
 from tf_rnnt_kd.serving.recognizer import Recognizer, in_chunks
@@ -69,6 +71,9 @@ def run_plan(
       children: how to run generations side by side in processes of their own; None for one after the other in this one.
     """
     prepare(plan, os.path.join(work_dir, "records"))
+    for spec in plan.language_models:
+        with _sole_user(os.path.join(work_dir, "language", spec.name)):
+            make_language_model(plan, spec, work_dir)
     jobs = [job for job in list_jobs(plan) if not is_finished(plan, job, work_dir)]
     if children is not None:
         run_jobs(jobs, children.command, children.at_once)
@@ -93,6 +98,8 @@ def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strateg
             if not os.path.exists(results):
                 tests = [os.path.join(prepared.folder, name) for name in plan.tests]
                 evaluate_checkpoint(folder, tests, results, second_pass=row.second_pass)
+        for decoding in generation.decodings:
+            decode_tests(plan, decoding, folder, work_dir)
         if generation.export and not os.path.exists(os.path.join(folder, "savedmodel")):
             export_checkpoint(folder, os.path.join(folder, "savedmodel"))
 
@@ -104,6 +111,7 @@ def is_finished(plan: Plan, job: Job, work_dir: str) -> bool:
     needed = ["model.json", *(["savedmodel"] if generation.export else [])]
     needed += [os.path.join(row.folder, "results.json") for row in generation.rows]
     needed += [os.path.join("labels", s.name, "manifest.json") for s in _wanted_from(plan, generation)]
+    needed += [os.path.join(decoding_folder(folder, d), "results.json") for d in generation.decodings]
     return all(os.path.exists(os.path.join(folder, name)) for name in needed)
 
 
@@ -121,6 +129,9 @@ def report(plan: Plan, work_dir: str) -> str:
         for row in generation.rows:
             runs = [_read_run(os.path.join(f, row.folder), c) for f, c in zip(folders, costs, strict=True)]
             systems.append(System(row.name, tuple(runs)))
+        for decoding in generation.decodings:
+            runs = [read_run(decoding_folder(folder, decoding)) for folder in folders]
+            systems.append(System(generation.system(decoding), tuple(runs)))
     write_report(os.path.join(work_dir, "results.json"), systems, plan.comparisons)
     text = format_table(systems)
     if plan.comparisons:
@@ -219,7 +230,7 @@ def _display(plan, generation, seed):
 
 @contextlib.contextmanager
 def _sole_user(folder: str) -> Iterator[None]:
-    """Holds a generation's lock; a process killed a moment ago may take a little to let go."""
+    """Holds the lock of a generation or language model; a process killed a moment ago may take a little to let go."""
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, ".lock"), "w", encoding="utf-8") as file:
         for attempt in range(50):

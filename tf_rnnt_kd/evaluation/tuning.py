@@ -1,0 +1,98 @@
+"""The weights of a fusion, chosen on a development set."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tf_rnnt_kd.data.records import open_records
+from tf_rnnt_kd.decoding.fusion import LabelScorer, weighted_sum
+from tf_rnnt_kd.evaluation.decode import evaluate_records, make_decoder
+from tf_rnnt_kd.evaluation.fusion import Weights, internal_scorer, open_language_model
+from tf_rnnt_kd.evaluation.results import score_set, write_json
+from tf_rnnt_kd.models.saving import load_model
+from tf_rnnt_kd.progress import say
+
+Candidates = Sequence[Sequence[float]]  # values to choose from, for each of `Weights`
+
+
+def tune_weights(
+    checkpoint: str, records: str, candidates: Candidates, *, language_model: str | None, beam: int, trials: str
+) -> Weights:
+    """The candidates of the lowest word error rate on a development set; decodes it once for every trial.
+
+    Each weight in turn is tried while the others hold, until a round finds nothing better. Of equals the first stays.
+
+    Args:
+      checkpoint: folder of the transducer.
+      records: folder of the development set.
+      candidates: for each of `Weights`; where one value is given, it is taken.
+      language_model: as in `open_language_model`.
+      beam: hypotheses that the search keeps.
+      trials: JSON file of what was tried, so that a later start goes on.
+    """
+    found = Weights(*(values[0] for values in candidates))
+    if all(len(values) == 1 for values in candidates):
+        return found
+    known = _read_trials(trials)
+    decoder = None
+
+    def error_rate(weights: Weights) -> float:
+        nonlocal decoder
+        if weights not in known:
+            decoder = decoder or _Development(checkpoint, records, language_model, beam)
+            known[weights] = decoder.error_rate(weights)
+            write_json(trials, {"trials": [[*tried, wer] for tried, wer in known.items()]})
+            shown = ", ".join(f"{name} {value:g}" for name, value in weights._asdict().items())
+            say(f"  {os.path.basename(os.path.dirname(trials))}: {shown}: {known[weights]:.2f} % on development")
+        return known[weights]
+
+    return choose_weights(candidates, error_rate)
+
+
+def choose_weights(candidates: Candidates, error_rate: Callable[[Weights], float]) -> Weights:
+    """Each weight in turn, while the others hold, until a round finds nothing better."""
+    best = Weights(*(values[0] for values in candidates))
+    before = None
+    while best != before:
+        before = best
+        for field, values in zip(Weights._fields, candidates, strict=True):
+            best = min((best, *(best._replace(**{field: value}) for value in values)), key=error_rate)
+    return best
+
+
+class _Development:
+    """A transducer, a language model and a development set, opened and traced once: weights are variables there."""
+
+    def __init__(self, checkpoint, records, language_model, beam):
+        self.model, self.tokenizer = load_model(checkpoint)
+        self.records = open_records(records, tokenizer_hash=self.tokenizer.hash)
+        self.weights = Weights(*(tf.Variable(0.0, trainable=False) for _ in Weights._fields))
+        scorers = [(_scaled(internal_scorer(self.model), self.weights.internal_weight), -1.0)]
+        if language_model:
+            scorer, _ = open_language_model(language_model, self.tokenizer)
+            scorers.append((_scaled(scorer, self.weights.weight), 1.0))
+        fused = weighted_sum(scorers, length_bonus=self.weights.length_bonus)
+        self.decode = make_decoder(self.model, beam=beam, label_scorer=fused)
+
+    def error_rate(self, weights: Weights) -> float:
+        for variable, value in zip(self.weights, weights, strict=True):
+            variable.assign(value)
+        scored = score_set(evaluate_records(self.model, self.tokenizer, self.records, decode=self.decode))
+        return 100.0 * float(scored.errors.sum()) / max(int(scored.words.sum()), 1)
+
+
+def _scaled(scorer: LabelScorer, weight: tf.Variable) -> LabelScorer:
+    def scale(scored):
+        return weight * scored[0], scored[1]
+
+    return LabelScorer(lambda size: scale(scorer.initial(size)), lambda label, state: scale(scorer.step(label, state)))
+
+
+def _read_trials(path: str) -> dict[Weights, float]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return {Weights(*weights): wer for *weights, wer in json.load(file)["trials"]}
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,89 @@
+"""The language models of a plan, and the decodings that use them.
+
+WORK_DIR/language/NAME/                            of a network what training.checkpoints and models.saving write,
+                                                   of n-grams ngrams.arpa
+WORK_DIR/seed-S/GENERATION/decodings/NAME/         trials.json on development, results.json of the tests
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+from tf_rnnt_kd.evaluation.tuning import tune_weights
+from tf_rnnt_kd.models.saving import save_model
+from tf_rnnt_kd.nst.plan import Decoding, LanguageModelSpec, Plan
+from tf_rnnt_kd.nst.preparation import Prepared, transcripts
+from tf_rnnt_kd.progress import say
+from tf_rnnt_kd.text.arpa import write_arpa
+from tf_rnnt_kd.text.ngrams import estimate_ngrams, log_prob
+from tf_rnnt_kd.text.tokenizer import Tokenizer
+from tf_rnnt_kd.training.language_model import train_language_model
+
+
+def language_model_path(plan: Plan, name: str, work_dir: str) -> str:
+    """Where a decoding's language model is: one of the plan's, or what the decoding itself names."""
+    spec = next((spec for spec in plan.language_models if spec.name == name), None)
+    if spec is None:
+        return name
+    folder = os.path.join(work_dir, "language", name)
+    return os.path.join(folder, "ngrams.arpa") if spec.order else folder
+
+
+def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str) -> None:
+    """Trains or estimates a language model, if it is not finished."""
+    path = language_model_path(plan, spec.name, work_dir)
+    if os.path.exists(path if spec.order else os.path.join(path, "model.json")):
+        return
+    folder = os.path.join(work_dir, "language", spec.name)
+    os.makedirs(folder, exist_ok=True)
+    prepared = Prepared(os.path.join(work_dir, "records"))
+    tokenizer = prepared.tokenizer()
+    text = [line for name in spec.corpora for line in transcripts(plan.corpus(name))]
+    sentences = _encode(tokenizer, [*text, *(spec.sentences() if spec.sentences else [])], spec.name)
+    development = _encode(tokenizer, transcripts(plan.corpus(plan.development)), plan.development)
+    if spec.order:
+        _estimate(spec, sentences, development, tokenizer, path)
+        return
+    factory = functools.partial(spec.model, tokenizer.vocabulary_size)
+    at = {"folder": folder, "seed": plan.seeds[0]}
+    model = train_language_model(spec.name, factory, spec.training, sentences, development, **at)
+    save_model(model, tokenizer, folder)
+
+
+def _encode(tokenizer: Tokenizer, lines: Sequence[str], name: str) -> list[np.ndarray]:
+    if not lines:
+        raise UserError(f"language model {name!r} has no sentence to learn: check its text")
+    return [np.array(tokenizer.encode(line), np.int32) for line in lines]
+
+
+def _estimate(spec, sentences, development, tokenizer, path):
+    ngrams = estimate_ngrams(sentences, spec.order, tokenizer.vocabulary_size)
+    count = sum(len(sentence) + 1 for sentence in development)
+    found = np.exp(-sum(log_prob(ngrams, sentence) for sentence in development) / count)
+    sizes = ", ".join(f"{len(table)}" for table in ngrams)
+    say(f"  {spec.name}: {len(sentences)} sentences, {sizes} n-grams, perplexity {found:.3f} a label")
+    write_arpa(path, ngrams, tokenizer.pieces)
+
+
+def decoding_folder(folder: str, decoding: Decoding) -> str:
+    """Where the results of a decoding lie, below the folder of its generation."""
+    return os.path.join(folder, "decodings", decoding.name)
+
+
+def decode_tests(plan: Plan, decoding: Decoding, folder: str, work_dir: str) -> None:
+    """Chooses the weights on the development set, then decodes the tests, if that is not finished."""
+    target = decoding_folder(folder, decoding)
+    results = os.path.join(target, "results.json")
+    if os.path.exists(results):
+        return
+    os.makedirs(target, exist_ok=True)
+    records = functools.partial(os.path.join, work_dir, "records")
+    name = decoding.language_model
+    search = {"beam": decoding.beam, "language_model": name and language_model_path(plan, name, work_dir)}
+    trials = os.path.join(target, "trials.json")
+    weights = tune_weights(folder, records(plan.development), decoding.candidates, trials=trials, **search)
+    evaluate_checkpoint(folder, [records(name) for name in plan.tests], results, weights=weights, **search)
