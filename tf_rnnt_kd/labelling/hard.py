@@ -35,7 +35,8 @@ def make_labeller(model: Transducer) -> Callable[[Sequence[np.ndarray]], Labelle
 
     @tf.function(input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32)], autograph=False)
     def label(samples, num_samples):
-        encoded, num_frames, found = recognize(model, samples, num_samples)
+        recognized = recognize(model, samples, num_samples)
+        encoded, num_frames, found = recognized.encoded, recognized.num_frames, recognized.hypotheses
         labels = found.labels[:, : tf.reduce_max(found.num_labels)]  # [B, U]
         predicted = model.predict_labels(labels)
         return Labelled(encoded, num_frames, predicted, labels, found.num_labels, found.scores)
