@@ -30,7 +30,7 @@ def no_backpointers(num_turns: tf.Tensor, batch_size: tf.Tensor, beam: int) -> B
 
 
 def write_turn(pointers: Backpointers, turn: tf.Tensor, nodes: Backpointers) -> Backpointers:
-    """`pointers` with `nodes`, fields [B, K], at `turn`; in a graph no copy is made."""
+    """`pointers` with `nodes`, fields [B, K], at `turn`."""
     pairs = zip(pointers, nodes, strict=True)
     return Backpointers(*(tf.tensor_scatter_nd_update(old, turn[None, None], new[None]) for old, new in pairs))
 
