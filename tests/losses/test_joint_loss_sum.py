@@ -153,6 +153,15 @@ def test_with_a_teacher_tiles_are_kept_as_memory_allows(monkeypatch, kept_blocks
     assert made[:3] == [4, 4, 4] and len(made) > 3  # nothing needs all logits again: one tile is kept
 
 
+@pytest.mark.parametrize("frames_per_tile", [None, 8])
+def test_weights_that_are_nan_are_not_passed_over(frames_per_tile):
+    nan = np.full([3], np.nan, np.float32)
+    _, gradient = value_and_gradient(
+        clean(large_batch(8)), weights=WEIGHTS._replace(transducer=nan), frames_per_tile=frames_per_tile
+    )
+    assert np.all(np.isnan(gradient.kernel)) and np.all(np.any(np.isnan(gradient.encoded), axis=(1, 2)))
+
+
 def test_an_excluded_class_makes_its_own_total_infinite_and_no_gradient_nan():
     batch = clean(large_batch(9))
     batch.student.bias[batch.labels[0, 0]] = -np.inf

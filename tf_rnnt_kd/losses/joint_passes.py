@@ -257,10 +257,12 @@ def _second_pass(
     grid = task.grid
     # What lies in padding has no gradient, whatever a caller adds up.
     upstream = [tf.where(task.mask, grid.cut(values), 0.0) for values in upstream]
-    largest = tf.reduce_max(tf.abs(tf.stack(upstream)), axis=[0, 2, 3])  # [B rows stripes]
+    size = tf.abs(tf.stack(upstream))
+    size = tf.where(tf.math.is_nan(size), float("inf"), size)  # a maximum may pass over NaN, which must stay visible
+    largest = tf.reduce_max(size, axis=[0, 2, 3])  # [B rows stripes]
     limit = NEGLIGIBLE * tf.reduce_max(tf.reshape(largest, [grid.batch, -1]), axis=1, keepdims=True)  # [B, 1]
     limit = tf.reshape(tf.broadcast_to(limit, [grid.batch, grid.rows * grid.stripes]), [-1])
-    wanted = ~(largest <= limit)  # "not <=" keeps NaN visible
+    wanted = (largest > limit) | tf.math.is_inf(largest)
     values = tf.stack([visited.log_norm, *upstream])  # [4, B rows stripes, 16, 8]
     kept = (visited.place >= 0) & (visited.place < visited.num_kept)
 
