@@ -193,13 +193,12 @@ def make_samples(np, args, batch, seconds):
 
 def find_bias(network, count, wanted):
     """Sets the bias of blank by bisection so that `count()` labels come near `wanted`."""
-    bias, (low, high) = (
-        network.bias.numpy(),
-        (0.0, 16.0),
-    )  # from above: low biases emit at every frame, which takes long
+    bias, low, high = network.bias.numpy(), 0.0, 64.0
     found = None
     for _ in range(24):
-        bias[0] = (low + 3 * high) / 4 if low == 0.0 else (low + high) / 2
+        bias[0] = (
+            (low + 3 * high) / 4 if low == 0.0 else (low + high) / 2
+        )  # low ones emit at every frame, which takes long
         network.bias.assign(bias)
         found = count()
         if abs(found - wanted) <= RATE_TOLERANCE / 2 * wanted:

@@ -19,6 +19,7 @@ _PER_FRAME_WIDTH = 44.5  # what a Conformer block keeps for its gradient, in wid
 _PER_FRAME_SCORE = 1.0  # attention weights
 _PER_FRAME_INPUT = 6.2  # features and subsampling, in (320 + width) a frame
 _PER_JOINT = 1.8  # tile, heads and node tensors as counted, and their temporaries
+_PER_KEPT = 0.6  # logits kept between the passes, which are gone before the encoder's gradient is at its peak
 _PER_KERNEL = 33.5  # sums and packed copies of the joint network's kernel
 
 
@@ -33,8 +34,8 @@ class StepShape(NamedTuple):
 def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> float:
     """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
 
-    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + 14 B T (U+1) + 4 B T (D + V)) + k + f D V)`
-    for P weights, k kept logits and N blocks of width W with H heads. Limited context stands for the last T of the
+    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + B T (14 (U+1) + 4 (D + V))) + k kept + f D V)`
+    for P weights and N blocks of width W with H heads. Limited context stands for the last T of the
     scores, one block for all that are recomputed; a second pass adds its blocks, and another lattice. On accelerators
     the first two terms are the host's, and XLA saves some.
 
@@ -82,7 +83,7 @@ def _lattice_numbers(objective: Objective, shape: StepShape, joint: int, vocabul
         nodes = tile_nodes(batch, frames, labels, joint, vocabulary)
         kept = kept_floats(batch, frames, labels, joint, vocabulary) if objective.needs_teacher else 0
     tile = nodes * (3 * joint + (2 + 3 * networks) * vocabulary)
-    return _PER_JOINT * (tile + batch * frames * (14 * (labels + 1) + 4 * (joint + vocabulary))) + kept
+    return _PER_JOINT * (tile + batch * frames * (14 * (labels + 1) + 4 * (joint + vocabulary))) + _PER_KEPT * kept
 
 
 def check_memory(
