@@ -34,8 +34,8 @@ class StepShape(NamedTuple):
 def step_bytes(model: Transducer, objective: Objective, shape: StepShape) -> float:
     """The peak of a training step on one replica: weights, optimizer, activations, lattice and tile.
 
-    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + B T (14 (U+1) + 4 (D + V))) + k kept + f D V)`
-    for P weights and N blocks of width W with H heads. Limited context stands for the last T of the
+    `r + s N + 4 (a P + B T (b N W + c N H T) + d B T (320 + W) + e (tile + B T (14 (U+1) + 4 (D + V))) + k K + f D V)`
+    for P weights, K kept logits and N blocks of width W with H heads. Limited context stands for the last T of the
     scores, one block for all that are recomputed; a second pass adds its blocks, and another lattice. On accelerators
     the first two terms are the host's, and XLA saves some.
 
