@@ -6,7 +6,7 @@
 
 Each measurement is a process. All networks are Conformer S transducers (10.3 M parameters, 1024 word pieces) with
 random weights, which alone would say nothing or everything: the bias of blank is set by bisection until greedy search
-emits `--rate` labels a second, and no time is printed where it does not emit as many. A contestant is
+emits `--rate` labels a second, and no time is printed where it is off by more than a tenth. A contestant is
 `greedy@B`, `beamK@B` (B utterances of `--seconds` each), `encoder@B` (features and encoder alone), `products@B` (the
 matrix products of the encoder's layers alone: the limit) or `stream@Nms` (one session, chunks of N ms); before it,
 `tensorflowasr:` runs the peer in its own environment (`tensorflowasr==3.1.1`).

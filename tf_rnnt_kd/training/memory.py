@@ -19,7 +19,7 @@ _PER_FRAME_WIDTH = 44.5  # what a Conformer block keeps for its gradient, in wid
 _PER_FRAME_SCORE = 1.0  # attention weights
 _PER_FRAME_INPUT = 6.2  # features and subsampling, in (320 + width) a frame
 _PER_JOINT = 1.8  # tile, heads and node tensors as counted, and their temporaries
-_PER_KEPT = 0.6  # logits kept between the passes, which are gone before the encoder's gradient is at its peak
+_PER_KEPT = 0.6  # logits kept between the passes, as far as they add to the peak
 _PER_KERNEL = 33.5  # sums and packed copies of the joint network's kernel
 
 
