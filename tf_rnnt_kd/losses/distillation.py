@@ -89,11 +89,10 @@ def _summed(
     @tf.custom_gradient
     def total(student: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         mask = node_mask(num_frames, num_labels, tf.shape(student)[1], tf.shape(student)[2] - 1)
-        log_norm = log_sum_exp(student)  # [B, T, U+1]
-        nodes = divergence.value(teacher, student, log_norm, upcoming, blank_id)  # [B, T, U+1]
+        nodes = divergence.value(teacher, student, upcoming, blank_id)  # [B, T, U+1]
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            gap = softmax(student, log_norm) - divergence.target(teacher, student, upcoming, blank_id)
+            gap = softmax(student) - divergence.target(teacher, student, upcoming, blank_id)
             return tf.where(mask[..., None], upstream[:, None, None, None] * gap, 0.0)
 
         return tf.reduce_sum(tf.where(mask, nodes, 0.0), axis=[1, 2]), gradient
@@ -101,40 +100,33 @@ def _summed(
     return total(tf.cast(student_logits, tf.float32) / temperature)
 
 
-def _kl(teacher: tf.Tensor, student: tf.Tensor, student_norm: tf.Tensor) -> tf.Tensor:
-    teacher_norm = log_sum_exp(teacher)
+def _kl(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     # multiply_no_nan: a class at -inf in the teacher counts 0, whatever the student says.
-    gap = tf.math.multiply_no_nan(teacher - student, softmax(teacher, teacher_norm))
-    return tf.reduce_sum(gap, axis=-1) - teacher_norm + student_norm
+    gap = tf.math.multiply_no_nan(teacher - student, softmax(teacher))
+    return tf.reduce_sum(gap, axis=-1) - log_sum_exp(teacher) + log_sum_exp(student)
 
 
-def _lattice_value(
-    teacher: tf.Tensor, student: tf.Tensor, log_norm: tf.Tensor, upcoming: tf.Tensor, blank_id: int
-) -> tf.Tensor:
+def _lattice_value(teacher: tf.Tensor, student: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
     del upcoming, blank_id
-    return _kl(teacher, student, log_norm)
+    return _kl(teacher, student)
 
 
 def _lattice_target(teacher: tf.Tensor, student: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
     del student, upcoming, blank_id
-    return softmax(teacher, log_sum_exp(teacher))
+    return softmax(teacher)
 
 
-def _collapsed_value(
-    teacher: tf.Tensor, student: tf.Tensor, log_norm: tf.Tensor, upcoming: tf.Tensor, blank_id: int
-) -> tf.Tensor:
-    del log_norm  # that of the three classes differs from it by rounding, and would make KL(p || p) not quite 0
-    ours = _collapse(student, upcoming, blank_id)  # [..., 3]
-    return _kl(_collapse(teacher, upcoming, blank_id), ours, log_sum_exp(ours))
+def _collapsed_value(teacher: tf.Tensor, student: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
+    return _kl(_collapse(teacher, upcoming, blank_id), _collapse(student, upcoming, blank_id))
 
 
 def _collapsed_target(teacher: tf.Tensor, student: tf.Tensor, upcoming: tf.Tensor, blank_id: int) -> tf.Tensor:
     # P_teacher(class of k) P_student(k | class of k)
     classes = _collapse(teacher, upcoming, blank_id)  # [..., 3]
-    blank, label, rest = tf.split(softmax(classes, log_sum_exp(classes)), 3, axis=-1)  # [..., 1]
+    blank, label, rest = tf.split(softmax(classes), 3, axis=-1)  # [..., 1]
     others = tf.where(_is_rest(student, upcoming, blank_id), student, float("-inf"))  # [..., V]
     vocabulary = tf.shape(student)[-1]
-    result = rest * softmax(others, log_sum_exp(others)) + blank * tf.one_hot(blank_id, vocabulary)
+    result = rest * softmax(others) + blank * tf.one_hot(blank_id, vocabulary)
     return result + label * tf.one_hot(upcoming, vocabulary)  # [..., V]
 
 

@@ -187,13 +187,11 @@ class _Visited(NamedTuple):
       kept: from places [G] in its list, below `num_kept`, to the logits of these blocks, [G, 16 * 8 * V].
       num_kept: how many blocks at the head of the list have theirs kept.
       place: [B rows stripes] int32, where each block stood in the list, -1 for not.
-      log_norm: [B rows stripes, 16, 8].
     """
 
     kept: Callable[[tf.Tensor], tf.Tensor]
     num_kept: int | tf.Tensor
     place: tf.Tensor
-    log_norm: tf.Tensor
 
 
 class _Sums(NamedTuple):
@@ -211,8 +209,8 @@ def _first_pass(task: Task, student: JointInputs, kept_tiles: int | tf.Tensor) -
 
     def make(index: tf.Tensor, array: tf.TensorArray) -> tuple[tf.TensorArray, tf.Tensor]:
         tile = joint_tiles.make_tile(task, student, tiles[index])
-        values = tf.stack(node_values(task.node, tile.logits, tile.teacher, tile.upcoming))  # [4, n]
-        return array.write(index, tf.reshape(values, [4, -1, BLOCK_FRAMES, BLOCK_COLUMNS])), tile.logits
+        values = tf.stack(node_values(task.node, tile.logits, tile.teacher, tile.upcoming))  # [3, n]
+        return array.write(index, tf.reshape(values, [3, -1, BLOCK_FRAMES, BLOCK_COLUMNS])), tile.logits
 
     def keep(index: tf.Tensor, array: tf.TensorArray, kept: tf.TensorArray) -> tuple:
         array, logits = make(index, array)
@@ -227,10 +225,10 @@ def _first_pass(task: Task, student: JointInputs, kept_tiles: int | tf.Tensor) -
     within = tf.minimum(count, kept_tiles)
     index, array, kept = tf.while_loop(lambda index, *_: index < within, keep, (0, array, kept), parallel_iterations=1)
     array = tf.while_loop(lambda index, _: index < count, pass_by, (index, array), parallel_iterations=1)[1]
-    values = tf.transpose(array.stack(), [1, 0, 2, 3, 4])  # [4, K, G, 16, 8]
-    values = tf.reshape(values, [4, -1, BLOCK_FRAMES, BLOCK_COLUMNS])
-    *values, log_norm = tf.unstack(tf.gather(values, tf.maximum(place, 0), axis=1))  # not on the list: anything
-    return values, _Visited(kept.gather, num_kept, place, log_norm)
+    values = tf.transpose(array.stack(), [1, 0, 2, 3, 4])  # [3, K, G, 16, 8]
+    values = tf.reshape(values, [3, -1, BLOCK_FRAMES, BLOCK_COLUMNS])
+    values = tf.unstack(tf.gather(values, tf.maximum(place, 0), axis=1))  # not on the list: anything
+    return values, _Visited(kept.gather, num_kept, place)
 
 
 def _write_rows(array: tf.TensorArray, start: tf.Tensor, rows: tf.Tensor) -> tf.TensorArray:
@@ -257,13 +255,13 @@ def _second_pass(
     grid = task.grid
     # What lies in padding has no gradient, whatever a caller adds up.
     upstream = [tf.where(task.mask, grid.cut(values), 0.0) for values in upstream]
-    size = tf.abs(tf.stack(upstream))
+    upstream = tf.stack(upstream)  # [3, B rows stripes, 16, 8]
+    size = tf.abs(upstream)
     size = tf.where(tf.math.is_nan(size), float("inf"), size)  # a maximum may pass over NaN, which must stay visible
     largest = tf.reduce_max(size, axis=[0, 2, 3])  # [B rows stripes]
     limit = NEGLIGIBLE * tf.reduce_max(tf.reshape(largest, [grid.batch, -1]), axis=1, keepdims=True)  # [B, 1]
     limit = tf.reshape(tf.broadcast_to(limit, [grid.batch, grid.rows * grid.stripes]), [-1])
     wanted = (largest > limit) | tf.math.is_inf(largest)
-    values = tf.stack([visited.log_norm, *upstream])  # [4, B rows stripes, 16, 8]
     kept = (visited.place >= 0) & (visited.place < visited.num_kept)
 
     def again(blocks: tf.Tensor) -> Tile:
@@ -276,7 +274,7 @@ def _second_pass(
 
     sums = _Sums(JointInputs(*map(tf.zeros_like, student)), divergence)
     for make, blocks in (again, wanted & kept), (anew, wanted & ~kept):
-        sums = _over_list(task, student, make, blocks, values, sums)
+        sums = _over_list(task, student, make, blocks, upstream, sums)
     width = sizes(student.kernel)[0]
     encoded, predicted = (tf.reshape(values, [grid.batch, -1, width]) for values in sums.gradient[:2])
     gradient = sums.gradient._replace(encoded=encoded[:, : grid.frames], predicted=predicted[:, : grid.columns])
@@ -288,31 +286,32 @@ def _over_list(
     student: JointInputs,
     make: Callable[[tf.Tensor], Tile],
     wanted: tf.Tensor,
-    values: tf.Tensor,
+    upstream: tf.Tensor,
     sums: _Sums,
 ) -> _Sums:
-    """Adds what the wanted blocks give; values [4, B rows stripes, 16, 8] are their log-normaliser and upstream."""
+    """Adds what the wanted blocks give; upstream is [3, B rows stripes, 16, 8]."""
     tiles, place, count = task.grid.listed(wanted)
+    kernel_transposed = tf.transpose(student.kernel)  # a product with it as it is costs a third more on CPUs
 
     def add(index: tf.Tensor, sums: _Sums) -> tuple[tf.Tensor, _Sums]:
         tile = make(tiles[index])
         # The last tile is filled up with blocks that are not on the list, or are there already.
         at_once = task.grid.blocks_per_tile
         listed = tf.gather(place, tile.blocks) == index * at_once + tf.range(at_once)
-        own = tf.where(listed[:, None, None], tf.gather(values, tile.blocks, axis=1), 0.0)  # [4, G, 16, 8]
-        log_norm, *own = tf.unstack(tf.reshape(own, [4, -1]))
-        gradient = _add_gradient(task, student, sums.gradient, tile, log_norm, own)
-        return index + 1, _Sums(gradient, _add_divergence(task, sums.divergence, tile, log_norm, own[2]))
+        own = tf.where(listed[:, None, None], tf.gather(upstream, tile.blocks, axis=1), 0.0)  # [3, G, 16, 8]
+        own = tf.unstack(tf.reshape(own, [3, -1]))
+        gradient = _add_gradient(task, kernel_transposed, sums.gradient, tile, own)
+        return index + 1, _Sums(gradient, _add_divergence(task, sums.divergence, tile, own[2]))
 
     return tf.while_loop(lambda index, _: index < count, add, (0, sums), parallel_iterations=1)[1]
 
 
 def _add_divergence(
-    task: Task, sums: tf.Tensor | tuple[()], tile: Tile, log_norm: tf.Tensor, weight: tf.Tensor
+    task: Task, sums: tf.Tensor | tuple[()], tile: Tile, weight: tf.Tensor
 ) -> tf.Tensor | tuple[()]:
     if tile.teacher is None or not tf.is_tensor(sums):
         return sums
-    nodes = node_divergence(task.node, tile.logits, tile.teacher, tile.upcoming, log_norm)
+    nodes = node_divergence(task.node, tile.logits, tile.teacher, tile.upcoming)
     nodes = tf.math.multiply_no_nan(nodes, weight)  # fillers may hold anything
     return tf.tensor_scatter_nd_add(
         sums, task.grid.utterance(tile.blocks)[:, None], tf.reduce_sum(tf.reshape(nodes, [-1, BLOCK_NODES]), axis=1)
@@ -321,16 +320,15 @@ def _add_divergence(
 
 def _add_gradient(
     task: Task,
-    student: JointInputs,
+    kernel_transposed: tf.Tensor,
     sums: JointInputs,
     tile: Tile,
-    log_norm: tf.Tensor,
     upstream: list[tf.Tensor],
 ) -> JointInputs:
-    logits = node_gradient(task.node, tile.logits, tile.teacher, tile.upcoming, log_norm, *upstream)  # [n, V]
-    into_tanh = joint_tiles.product(task, logits, student.kernel, transpose_b=True)  # [n, D]
+    logits = node_gradient(task.node, tile.logits, tile.teacher, tile.upcoming, *upstream)  # [n, V]
+    into_tanh = joint_tiles.product(task, logits, kernel_transposed)  # [n, D]
     into_tanh = tf.raw_ops.TanhGrad(y=tile.hidden, dy=into_tanh)
-    into_tanh = tf.reshape(into_tanh, [-1, BLOCK_FRAMES, BLOCK_COLUMNS, sizes(student.kernel)[0]])
+    into_tanh = tf.reshape(into_tanh, [-1, BLOCK_FRAMES, BLOCK_COLUMNS, sizes(tile.hidden)[1]])
     row, stripe = task.grid.origin(tile.blocks)
     return JointInputs(
         tf.tensor_scatter_nd_add(sums.encoded, row[:, None], tf.reduce_sum(into_tanh, axis=2)),

@@ -252,11 +252,11 @@ def _band_nodes(
 
     @tf.custom_gradient
     def nodes(logits: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable]:
-        *values, log_norm = node_values(task, logits, teacher_logits, upcoming)
+        values = node_values(task, logits, teacher_logits, upcoming)
 
         def gradient(*upstream: tf.Tensor) -> tf.Tensor:
             upstream = [tf.reshape(values, [-1]) for values in upstream]
-            return node_gradient(task, logits, teacher_logits, upcoming, log_norm, *upstream)
+            return node_gradient(task, logits, teacher_logits, upcoming, *upstream)
 
         return tuple(tf.reshape(value, tf.shape(column)) for value in values), gradient
 

@@ -128,10 +128,10 @@ def log_arcs(
 
     @tf.custom_gradient
     def arcs(logits: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
-        log_blank, log_label, divergence, log_norm = node_values(task, logits, None, upcoming)  # [n]
+        log_blank, log_label, divergence = node_values(task, logits, None, upcoming)  # [n]
 
         def gradient(blank: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-            result = node_gradient(task, logits, None, upcoming, log_norm, blank, label, divergence)
+            result = node_gradient(task, logits, None, upcoming, blank, label, divergence)
             mask = lattice.node_mask(num_frames, num_labels, frames, columns - 1)
             return tf.where(tf.reshape(mask, [-1, 1]), result, 0.0)  # padding may hold NaN
 
