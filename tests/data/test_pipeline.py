@@ -6,7 +6,16 @@ import pytest
 import tensorflow as tf
 
 from tf_rnnt_kd.data import schema
-from tf_rnnt_kd.data.pipeline import Augmentation, Buckets, common_targets, make_schedule, read_batches
+from tf_rnnt_kd.data.pipeline import (
+    Augmentation,
+    Buckets,
+    Share,
+    check_divisible,
+    common_targets,
+    make_schedule,
+    read_batches,
+    utterance_ids,
+)
 from tf_rnnt_kd.data.records import RecordIndex, RecordSet, write_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import log_mel, num_log_mel_frames
@@ -230,7 +239,7 @@ def sets(tmp_path_factory):
 SMALL = Buckets((0.6, 1.2), batch_seconds=2.4)  # 4 and 2 rows
 
 
-def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher=True, num_parallel=2):
+def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher=True, num_parallel=2, **options):
     dataset = read_batches(
         sets,
         schedule,
@@ -239,6 +248,7 @@ def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher
         seed=seed,
         with_teacher=with_teacher,
         num_parallel=num_parallel,
+        **options,
     )
     return [tf.nest.map_structure(lambda value: value.numpy(), batch) for batch in dataset]
 
@@ -315,6 +325,41 @@ def test_resuming_at_step_n_gives_exactly_the_batches_that_come_then(sets, maske
 
 def test_resuming_at_the_end_gives_nothing(sets):
     assert read([sets[None], sets["factored"]], schedule_of(sets, "factored"), first_step=9) == []
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_shares_read_their_rows_of_the_same_batches(sets, hosts):
+    both = [sets[None], sets["factored"]]
+    buckets = dataclasses.replace(SMALL, batch_multiple=4)
+    schedule = plan([sets[None]], [sets["factored"]], fraction=0.5, num_steps=6, buckets=buckets)
+    whole = read(both, schedule, augmentation=Augmentation())
+    each = 4 // hosts
+    parts = [
+        read(both, schedule, augmentation=Augmentation(), share=Share(host * each, each, 4)) for host in range(hosts)
+    ]
+    together = [
+        tf.nest.map_structure(
+            lambda *rows: np.concatenate(rows), *[part for host in parts for part in host[step * each :][:each]]
+        )
+        for step in range(6)
+    ]
+    assert_equal_batches(together, whole)
+
+
+@pytest.mark.parametrize(("replicas", "accumulation", "parts"), [(3, 1, 3), (2, 2, 4), (1, 4, 4)])
+def test_a_bucket_that_does_not_divide_is_refused_by_name(replicas, accumulation, parts):
+    check_divisible(SMALL, 2, 1)
+    with pytest.raises(UserError, match=f"{replicas} replicas x {accumulation} .*Buckets.batch_multiple = {parts}"):
+        check_divisible(SMALL, replicas, accumulation)
+    check_divisible(dataclasses.replace(SMALL, batch_multiple=parts), replicas, accumulation)
+
+
+def test_utterances_of_a_step_are_named(sets):
+    both = [sets[None], sets["factored"]]
+    schedule = schedule_of(sets, "factored")
+    names = [record.id for records in both for record in records.read()]
+    for step, (_, rows) in enumerate(members(schedule)):
+        assert utterance_ids(both, schedule, step) == [names[row] for row in rows]
 
 
 @pytest.mark.parametrize("num_parallel", [1, 5])

@@ -6,11 +6,13 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import Augmentation
+from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.saving import hash_weights
-from tf_rnnt_kd.training.loop import Evaluation, train
+from tf_rnnt_kd.training.averages import averaged
+from tf_rnnt_kd.training.loop import Evaluation, _Run, train
 from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.step import ReducedAdamW
 from tf_rnnt_kd.training.strategy import make_strategy
 from tf_rnnt_kd.training.summaries import Summaries
 
@@ -71,11 +73,14 @@ def test_three_steps_a_restart_and_three_steps_equal_six_bit_for_bit(soft, tmp_p
     whole = run(folder / "whole", **soft, evaluators=[watch])
     with pytest.raises(Killed):  # after step 4: the checkpoint of step 3 is the newest
         run(folder / "parts", **soft, evaluators=[die])
-    resumed = run(folder / "parts", **soft, evaluators=[watch])
+    together = tiny.training(
+        6, checkpoint_every=3, evaluate_every=4, report_every=2, labelled_fraction=0.3, steps_per_call=5
+    )
+    resumed = run(folder / "parts", **soft, evaluators=[watch], settings=together)
     assert ", from step 3" in capsys.readouterr().out
     assert whole.steps == resumed.steps == 6 and whole.seconds > 0.0
     assert fingerprint(resumed.model) == fingerprint(whole.model)
-    # Steps 4 and 6 of both; and a model that moved in between.
+    # Steps 4 and 6 of both, one step a call and as many as fit between stops; and a model that moved in between.
     assert seen[:2] == seen[2:] and seen[0] != seen[1]
     assert any(name.startswith("events") for name in os.listdir(folder / "whole" / "tensorboard"))
     # A third start has nothing left to do and gives the same model.
@@ -93,9 +98,61 @@ def test_the_loss_falls_on_the_toy_language(toy_records, tmp_path_factory, writt
 
 
 def test_training_that_is_lost_to_nan_says_so(toy_records, work_dir):
-    settings = tiny.training(2, report_every=2)
-    with pytest.raises(UserError, match="training toy: no update of the last 2 up to step 2 had a finite gradient"):
+    settings = tiny.training(4, report_every=4, max_skipped=2)
+    with pytest.raises(UserError, match="training toy: no update of the last 2 up to step 2 had a finite") as refused:
         run(work_dir, [toy_records], objective=Objective(transducer_weight=float("nan")), settings=settings)
+    schedule = make_schedule([toy_records], [], tiny.BUCKETS, num_steps=4, labelled_fraction=1.0, seed=5)
+    rows = schedule.rows[1][schedule.rows[1] >= 0]
+    named = refused.value.message.split("look at the utterances of that step: ")[1]
+    assert named.split(", ") == [toy_records.ids[row] for row in rows] and len(rows) > 1
+
+
+def test_skipped_updates_end_a_run_when_they_follow_each_other(toy_records):
+    run = object.__new__(_Run)
+    run.name, run.sets, run.skipped = "toy", [toy_records], 0
+    run.training = tiny.training(20, max_skipped=3)
+    run.schedule = make_schedule([toy_records], [], tiny.BUCKETS, num_steps=20, labelled_fraction=1.0, seed=5)
+    run._count_skipped(0, np.array([1.0, 1.0, 0.0, 1.0]))
+    run._count_skipped(4, np.array([1.0, 0.0, 1.0, 1.0]))
+    with pytest.raises(UserError, match="no update of the last 3 up to step 9 had"):
+        run._count_skipped(8, np.array([1.0, 0.0]))
+
+
+def test_calls_end_where_something_is_to_be_done():
+    settings = tiny.training(23, steps_per_call=4, report_every=10, evaluate_every=6, checkpoint_every=9)
+    stops = [0]
+    while stops[-1] < 23:
+        stops.append(settings.next_stop(stops[-1]))
+    assert stops == [0, 4, 6, 9, 10, 12, 16, 18, 20, 23]
+    assert [tiny.training(3).next_stop(step) for step in range(3)] == [1, 2, 3]
+
+
+def test_a_batch_that_does_not_divide_is_refused(toy_records, work_dir):
+    with pytest.raises(UserError, match=r"a batch of 1.2 s has 6 utterances, .* 1 replicas x 4 micro-batches .*= 4,"):
+        run(work_dir, [toy_records], settings=tiny.training(2, accumulation=4))
+
+
+def test_averaged_weights_are_there_for_a_while_and_the_others_come_back():
+    model = tiny.transducer(dropout=0.0)
+    optimizer = ReducedAdamW(1e-2, use_ema=True, ema_momentum=0.5)
+    optimizer.build(model.trainable_variables)
+    expected = [v.numpy() for v in model.trainable_variables]
+    for step in range(3):
+        optimizer.apply([tf.ones(v.shape) for v in model.trainable_variables], model.trainable_variables)
+        kept = 0.5 if step else 0.0
+        expected = [kept * a + (1 - kept) * v.numpy() for a, v in zip(expected, model.trainable_variables, strict=True)]
+    before = weights(model)
+    with pytest.raises(Killed), averaged(model, optimizer):
+        for variable, average, old in zip(model.trainable_variables, expected, before, strict=True):
+            np.testing.assert_allclose(variable, average, rtol=1e-5)
+            assert np.any(variable.numpy() != old)
+        raise Killed
+    for variable, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+    plain = ReducedAdamW(1e-2)
+    plain.build(model.trainable_variables)
+    with averaged(model, plain):
+        assert fingerprint(model)[1] == [float(np.sum(w, dtype=np.float64)).hex() for w in before]
 
 
 def test_soft_targets_without_a_labelled_set_are_refused(toy_records, work_dir):
@@ -119,7 +176,6 @@ def test_a_teacher_that_does_not_fit_is_refused(soft, toy_targets, work_dir, fie
 
 def test_a_checkpoint_of_another_architecture_is_refused(toy_records, work_dir):
     from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
-    from tf_rnnt_kd.training.step import ReducedAdamW
 
     model, optimizer = tiny.transducer(joint_width=13), ReducedAdamW(1e-3)
     optimizer.build(model.trainable_variables)

@@ -7,7 +7,7 @@ from tests import tiny
 from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: F401
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
-from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
+from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_train_step, weight_noise
 from tf_rnnt_kd.training.strategy import make_strategy
 
 
@@ -111,6 +111,86 @@ def test_every_weight_moves(teacher_joint):  # noqa: F811
     assert metrics["skipped"] == 0.0
     for old, variable in zip(before, model.trainable_variables, strict=True):
         assert np.any(variable.numpy() != old), variable.path
+
+
+def test_micro_batches_add_up_to_the_batch(teacher_joint):  # noqa: F811
+    whole, parts = Recorder(), Recorder()
+    objective = Objective(kl_weight=0.1)
+    _, expected = one_step(whole, objective, joint=teacher_joint)
+    _, metrics = one_step(parts, objective, joint=teacher_joint, accumulation=3)
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    for a, b in zip(parts.gradients, whole.gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-6)
+
+
+def test_dropout_moves_on_from_one_micro_batch_to_the_next():
+    drawn = []
+
+    def objective(model, batch, joint, *, compiled=False):
+        drawn.append(None)
+        seed = tf.cast(model.encoder.blocks[0].seeds.next()[1], tf.float32)
+        return {"total": tf.reduce_sum(model.joint.bias) + seed, "labels": tf.constant(1.0), "draw": seed}
+
+    model = tiny.transducer(V)
+    before = int(model.encoder.blocks[0].seeds.state.numpy()[1])
+    _, metrics = one_step(Recorder(), objective, model=model, accumulation=3)
+    assert len(drawn) == 1 and int(model.encoder.blocks[0].seeds.state.numpy()[1]) == before + 3
+    assert metrics["draw"] == before + 1  # the mean of before, before + 1, before + 2
+
+
+def test_l2_adds_its_gradient_to_matrices():
+    plain, drawn = Recorder(), Recorder()
+    model, _ = one_step(plain, scaled(1.0), clip_norm=1e9)
+    one_step(drawn, scaled(1.0), clip_norm=1e9, l2=0.5)
+    for a, b, weight in zip(drawn.gradients, plain.gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(a, b + 0.5 * weight.numpy() * (len(weight.shape) > 1), atol=1e-5)
+
+
+def test_the_decoder_has_its_own_rate():
+    moved = []
+    for rate in (1.0, 0.25):
+        model = tiny.transducer(V, dropout=0.0)
+        before = [v.numpy() for v in model.trainable_variables]
+        optimizer = ReducedAdamW(1e-3, weight_decay=0.0, rates=decoder_rates(model, rate))
+        one_step(optimizer, scaled(1.0), model=model)
+        moved.append([v.numpy() - old for v, old in zip(model.trainable_variables, before, strict=True)])
+    paths = [v.path for v in model.trainable_variables]
+    slower = ["/prediction/" in f"/{path}" or "/joint/" in f"/{path}" for path in paths]
+    assert 0 < sum(slower) < len(slower)
+    for path, own, fast, slow in zip(paths, slower, *moved, strict=True):
+        np.testing.assert_allclose(slow, fast * (0.25 if own else 1.0), atol=1e-7, err_msg=path)
+
+
+class Fixed(Recorder):
+    """A recorder at some step."""
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+
+def test_gradients_are_those_at_noisy_weights_which_are_clean_again_afterwards():
+    model = tiny.transducer(V, dropout=0.0)
+    clean = [v.numpy() for v in model.trainable_variables]
+    noise = weight_noise(model.trainable_variables, 0.1, 3, seed=5)
+    found = {}
+    for step in (2, 3, 4):
+        optimizer = found[step] = Fixed(step)
+        one_step(optimizer, scaled(1.0), model=model, noise=noise)
+        for variable, weight in zip(model.trainable_variables, clean, strict=True):
+            np.testing.assert_array_equal(variable, weight)
+    drawn = noise(tf.constant(3))
+    for variable, weight, moved in zip(model.trainable_variables, clean, drawn, strict=True):
+        assert (moved is None) == (weight.ndim < 2)
+        if moved is not None:
+            assert abs(np.std(moved) - 0.1) < 0.05
+            variable.assign(weight + moved.numpy())
+    at_moved, at_clean = Recorder(), Recorder()
+    one_step(at_moved, scaled(1.0), model=model)
+    one_step(at_clean, scaled(1.0))
+    for i, (a, b) in enumerate(zip(at_moved.gradients, at_clean.gradients, strict=True)):
+        np.testing.assert_allclose(found[3].gradients[i], a, atol=1e-6)
+        np.testing.assert_allclose(found[2].gradients[i], b, atol=1e-6)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(found[3].gradients, found[4].gradients, strict=True))
 
 
 @pytest.mark.slow

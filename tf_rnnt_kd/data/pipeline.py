@@ -7,11 +7,13 @@ the wanted share of labelled speech.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch, TeacherTargets
+from tf_rnnt_kd.data.input_servers import read_through
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
 from tf_rnnt_kd.errors import UserError
@@ -84,6 +86,41 @@ class Schedule:
     skipped: dict[str, int]
 
 
+class Share(NamedTuple):
+    """Which rows of every batch are read here: those of some replicas.
+
+    Attributes:
+      first: replica.
+      count: of replicas; each gets an element of its own.
+      of: replicas in all.
+    """
+
+    first: int = 0
+    count: int = 1
+    of: int = 1
+
+
+WHOLE = Share()
+
+
+def check_divisible(buckets: Buckets, num_replicas: int, accumulation: int) -> None:
+    """Raises UserError where the rows of some bucket can't be shared out evenly.
+
+    Args:
+      buckets: the shapes.
+      num_replicas: among which a batch is divided.
+      accumulation: micro-batches that each replica makes of its part.
+    """
+    parts = num_replicas * accumulation
+    for k, seconds in enumerate(buckets.seconds):
+        size = buckets.batch_size(k)
+        if size % parts:
+            raise UserError(
+                f"a batch of {seconds:g} s has {size} utterances, which {num_replicas} replicas x {accumulation} "
+                f"micro-batches can't share evenly: set Buckets.batch_multiple = {parts}, or another batch_seconds"
+            )
+
+
 def make_schedule(
     labelled: Sequence[RecordSet],
     pseudo_labelled: Sequence[RecordSet],
@@ -127,6 +164,14 @@ def make_schedule(
         rows[step, : len(members)] = members
     room = np.array([max(num_labels[bucket_of == k], default=0) for k in range(len(buckets.seconds))])
     return Schedule(buckets, np.maximum.accumulate(np.maximum(room, 1)), bucket, rows, skipped)
+
+
+def utterance_ids(sets: Sequence[RecordSet], schedule: Schedule, step: int) -> list[str]:
+    """Who is in the batch of `step`, the first being 0; looked up here, as batches hold no strings."""
+    rows = schedule.rows[step, : schedule.buckets.batch_size(schedule.bucket[step])]
+    first = np.cumsum([0] + [s.num_utterances for s in sets])
+    owners = np.searchsorted(first, rows, side="right") - 1
+    return [sets[k].ids[row - first[k]] for k, row in zip(owners, rows, strict=True)]
 
 
 def _assign_buckets(num_samples, num_labels, buckets):
@@ -203,8 +248,10 @@ def read_batches(
     seed: int,
     with_teacher: bool,
     num_parallel: int = 2,
+    share: Share = WHOLE,
+    servers: Sequence[str] = (),
 ) -> tf.data.Dataset:
-    """The batches of steps `first_step`, `first_step` + 1, …, as `Batch`.
+    """The batches of steps `first_step`, `first_step` + 1, …, as `Batch`; of each step the parts of `share` in turn.
 
     Reads by byte offset, with native operations only. Features are computed here; a batch's augmentation depends on the
     seed and the step alone.
@@ -216,32 +263,40 @@ def read_batches(
       augmentation: SpecAugment settings.
       seed: of the augmentation.
       with_teacher: whether `Batch.teacher` is wanted.
-      num_parallel: batches worked on at the same time.
+      num_parallel: elements worked on at the same time, on each server.
+      share: what is read of every batch; by default all, as one element.
+      servers: addresses of input servers that do the work (see `read_through`); by default it is done here.
     """
     targets = common_targets(sets) if with_teacher else None
     table = _RecordTable(sets)
-    steps = tf.data.Dataset.from_tensor_slices(
-        (
-            np.arange(first_step, len(schedule.bucket), dtype=np.int64),
-            schedule.rows[first_step:],
-            schedule.bucket[first_step:],
-        )
-    )
 
-    def read_step(step, rows, bucket):
-        records = tf.data.Dataset.from_tensor_slices(rows[: tf.gather(table.batch_sizes(schedule.buckets), bucket)])
+    def read_part(step, rows, bucket, part):
+        whole = tf.gather(table.batch_sizes(schedule.buckets), bucket)
+        size = whole // share.of
+        records = tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size])
         records = records.flat_map(table.read).map(lambda serialized: _to_fields(serialized, targets))
         shapes = _padded_shapes(schedule, bucket, targets)
-        return records.padded_batch(tf.shape(rows, tf.int64)[0], shapes).map(
-            lambda fields: _to_batch(fields, augmentation, tf.stack([tf.cast(seed, tf.int64), step]))
+        place = {"first_row": part * size, "num_rows": whole}
+        return records.padded_batch(tf.cast(size, tf.int64), shapes).map(
+            lambda fields: _to_batch(fields, augmentation, tf.stack([tf.cast(seed, tf.int64), step]), place)
         )
 
-    dataset = steps.interleave(
-        read_step, cycle_length=num_parallel, num_parallel_calls=num_parallel, deterministic=True
-    )
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return dataset.with_options(options).prefetch(num_parallel)
+    def read_steps(steps):
+        parts = _list_parts(schedule, steps, share)
+        return parts.interleave(
+            read_part, cycle_length=num_parallel, num_parallel_calls=num_parallel, deterministic=True
+        )
+
+    steps = np.arange(first_step, len(schedule.bucket), dtype=np.int64)
+    dataset = read_through(servers, read_steps, steps, share.count) if servers else read_steps(steps)
+    return dataset.prefetch(num_parallel)
+
+
+def _list_parts(schedule, steps, share):
+    """(step, rows, bucket, part) of each element, in order."""
+    whole = tf.data.Dataset.from_tensor_slices((steps, schedule.rows[steps], schedule.bucket[steps]))
+    parts = tf.data.Dataset.range(share.first, share.first + share.count, output_type=tf.int32)
+    return whole.flat_map(lambda *step: parts.map(lambda part: (*step, part)))
 
 
 def common_targets(sets: Sequence[RecordSet]) -> TargetsSpec | None:
@@ -322,13 +377,13 @@ def _padded_shapes(schedule, bucket, targets):
     }
 
 
-def _to_batch(fields, augmentation, seed):
+def _to_batch(fields, augmentation, seed, place):
     samples = tf.cast(fields["samples"], tf.float32) / 32768.0  # [B, S]
     num_features = num_log_mel_frames(fields["num_samples"])
     features = zero_padding(log_mel(samples), num_features)  # [B, 4T, F]
     masks = dataclasses.asdict(augmentation)
     first_step = masks.pop("first_step")
-    masked = spec_augment(features, num_features, seed=seed, **masks)
+    masked = spec_augment(features, num_features, seed=seed, **place, **masks)
     features = tf.where(seed[1] >= first_step, masked, features)
     teacher = TeacherTargets(fields["encoded"], fields["predicted"], fields["logits"], fields["weight"])
     return Batch(features, num_features, fields["labels"], fields["num_labels"], teacher, fields["source"])

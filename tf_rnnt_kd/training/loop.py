@@ -11,15 +11,26 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_rnnt_kd.data.pipeline import Augmentation, Buckets, common_targets, make_schedule, read_batches
+from tf_rnnt_kd.data.pipeline import (
+    WHOLE,
+    Augmentation,
+    Buckets,
+    check_divisible,
+    common_targets,
+    make_schedule,
+    read_batches,
+    utterance_ids,
+)
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.progress import Progress, say
+from tf_rnnt_kd.training.averages import averaged, take_averages
 from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
-from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
+from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
+from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, of_chief
 from tf_rnnt_kd.training.summaries import Summaries
 
 
@@ -36,8 +47,18 @@ class Training:
       weight_decay: of AdamW.
       beta_2: of AdamW.
       clip_norm: largest global norm of the gradient.
+      l2: weight of `sum w^2 / 2` over matrices.
+      decoder_rate: learning rate of the prediction and the joint network, in units of `learning_rate`.
+      accumulation: micro-batches that a replica makes of its part of a batch, to save memory.
+      ema_decay: of averages of the weights, which are evaluated and exported in their place; 0 for none.
+      variational_noise: deviation of the noise on weights while gradients are computed (Graves 2011); 0 for none.
+      first_noisy_step: there is no such noise before.
+      max_skipped: updates without finite gradient, one after the other, that end the run.
       precision: Keras dtype policy: "float32" or "mixed_bfloat16".
       jit_compile: compile forward and backward with XLA.
+      steps_per_call: most steps in one call of the graph, which spares the host of an accelerator; a call ends where
+        something is to be reported, evaluated or saved.
+      input_servers: "host:port" of machines that prepare the input, see `data.input_servers`; none for this one.
       report_every: steps between numbers for TensorBoard.
       evaluate_every: steps between evaluations on the development set.
       checkpoint_every: steps between checkpoints.
@@ -51,11 +72,25 @@ class Training:
     weight_decay: float = 1e-2
     beta_2: float = 0.98
     clip_norm: float = 1.0
+    l2: float = 0.0
+    decoder_rate: float = 1.0
+    accumulation: int = 1
+    ema_decay: float = 0.0
+    variational_noise: float = 0.0
+    first_noisy_step: int = 0
+    max_skipped: int = 50
     precision: str = "float32"
     jit_compile: bool = False
+    steps_per_call: int = 1
+    input_servers: tuple[str, ...] = ()
     report_every: int = 50
     evaluate_every: int = 500
     checkpoint_every: int = 200
+
+    def next_stop(self, step: int) -> int:
+        """The next step after `step` at which the graph is left."""
+        every = self.report_every, self.evaluate_every, self.checkpoint_every
+        return min(step + self.steps_per_call, self.steps, *(step - step % n + n for n in every))
 
 
 class Evaluation(NamedTuple):
@@ -115,16 +150,16 @@ class _Run:
     def __init__(self, name, model_factory, objective, training, labelled, pseudo_labelled, folder, seed, strategy):
         self.name, self.training, self.strategy, self.seed = name, training, strategy, seed
         self.sets = [*labelled, *pseudo_labelled]
+        self.chief, self.skipped = is_chief(strategy), 0
+        check_divisible(training.buckets, strategy.num_replicas_in_sync, training.accumulation)
         keras.utils.set_random_seed(seed)
         keras.config.set_dtype_policy(training.precision)
         with strategy.scope():
             self.model = model_factory()
-            self.optimizer = ReducedAdamW(
-                training.learning_rate, weight_decay=training.weight_decay, beta_2=training.beta_2
-            )
+            self.optimizer = _make_optimizer(training, self.model)
             self.optimizer.build(self.model.trainable_variables)
             self.checkpoint = TrainingCheckpoint(os.path.join(folder, "checkpoints"), self.model, self.optimizer)
-        self.summaries = Summaries(os.path.join(folder, "tensorboard"))
+        self.summaries = Summaries(os.path.join(folder, "tensorboard") if self.chief else None)
         self.schedule = make_schedule(
             labelled,
             pseudo_labelled,
@@ -143,22 +178,31 @@ class _Run:
             _teacher_joint(self.sets, self.model) if self.with_teacher else None,
             clip_norm=training.clip_norm,
             jit_compile=training.jit_compile,
+            accumulation=training.accumulation,
+            l2=training.l2,
+            noise=_make_noise(training, self.model, seed),
         )
 
     def fit(self):
         first = self.checkpoint.restore()
+        _check_agreement(self.strategy, self.name, first)
         self.seconds, self.start = float(self.checkpoint.seconds.numpy()), time.monotonic()
         self._announce(first)
-        if first == 0:
+        if first == 0 and self.chief:
             self._show_features()
-        batches = self.strategy.experimental_distribute_dataset(self._batches(first, self.training.augmentation))
-        step_function = tf.function(
-            lambda batch: self.step(self.strategy, batch), input_signature=[batches.element_spec], autograph=False
-        )
-        recent = []
-        with Progress(f"train {self.name}", self.training.steps, "steps", first) as progress, _named_shards(self.sets):
-            for step, batch in zip(range(first + 1, self.training.steps + 1), batches, strict=False):
-                recent.append(step_function(batch))
+        if first < self.training.steps:
+            self._take_steps(first)
+        take_averages(self.model, self.optimizer)
+
+    def _take_steps(self, step):
+        how = self.training.augmentation, self.training.input_servers
+        batches = distribute_batches(self.strategy, lambda share: self._batches(step, how[0], share, how[1]))
+        call, iterator, recent = make_call(self.strategy, self.step, batches), iter(batches), []
+        with Progress(f"train {self.name}", self.training.steps, "steps", step) as progress, _named_shards(self.sets):
+            while step < self.training.steps:
+                stop = self.training.next_stop(step)
+                recent.append(call(iterator, tf.constant(stop - step)))
+                step = stop
                 if step % self.training.report_every == 0 or step == self.training.steps:
                     progress.update(step, self._report(step, recent))
                     recent = []
@@ -172,9 +216,10 @@ class _Run:
         if last or step % self.training.checkpoint_every == 0:
             now = time.monotonic()
             self.seconds, self.start = self.seconds + now - self.start, now
-            self.checkpoint.save(step, self.seconds)
+            if self.chief:
+                self.checkpoint.save(step, self.seconds)
 
-    def _batches(self, first, augmentation):
+    def _batches(self, first, augmentation, share=WHOLE, servers=()):
         return read_batches(
             self.sets,
             self.schedule,
@@ -182,6 +227,8 @@ class _Run:
             augmentation=augmentation,
             seed=self.seed,
             with_teacher=self.with_teacher,
+            share=share,
+            servers=servers,
         )
 
     def _announce(self, first):
@@ -198,25 +245,61 @@ class _Run:
         self.summaries.write_spectrograms(0, before, after)
 
     def _report(self, step, recent):
-        means = {name: float(np.mean([metrics[name].numpy() for metrics in recent])) for name in recent[0]}
-        if means.pop("skipped") == 1.0:
-            raise UserError(
-                f"training {self.name}: no update of the last {len(recent)} up to step {step} had a finite gradient; "
-                "lower the learning rate, or look at the data of these steps"
-            )
+        found = {name: np.concatenate([metrics[name].numpy() for metrics in recent]) for name in recent[0]}
+        skipped = found.pop("skipped")
+        self._count_skipped(step - len(skipped), skipped)
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        means["skipped_updates"] = float(np.sum(skipped))
         elapsed = self.seconds + time.monotonic() - self.start
         means["audio_seconds_per_second"] = means.pop("seconds") * step / max(elapsed, 1e-9)
         means["learning_rate"] = float(self.optimizer.learning_rate)
         self.summaries.write_numbers(step, means)
         return f"loss {means['loss']:.3f}" + (f" kl {means['kl']:.2f}" if self.with_teacher else "")
 
+    def _count_skipped(self, step, skipped):
+        """Stops a run that no longer learns; `skipped` are flags of the steps after `step`."""
+        limit = min(self.training.max_skipped, self.training.steps)
+        for at, flag in enumerate(skipped, step + 1):
+            self.skipped = self.skipped + 1 if flag else 0
+            if self.skipped == limit:
+                ids = ", ".join(utterance_ids(self.sets, self.schedule, at - 1))
+                raise UserError(
+                    f"training {self.name}: no update of the last {limit} up to step {at} had a finite gradient; "
+                    f"lower the learning rate, or look at the utterances of that step: {ids}"
+                )
+
     def _evaluate(self, step):
-        for evaluate in self.evaluators:
-            numbers, examples = evaluate(self.model)
+        for evaluate in self.evaluators if self.chief else ():
+            with averaged(self.model, self.optimizer):
+                numbers, examples = evaluate(self.model)
             self.summaries.write_numbers(step, numbers)
             self.summaries.write_text(step, "hypotheses", examples)
             shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
             say(f"  {self.name}: step {step}: {shown}")
+
+
+def _make_optimizer(training: Training, model: Transducer) -> ReducedAdamW:
+    rates = decoder_rates(model, training.decoder_rate) if training.decoder_rate != 1.0 else None
+    averages = {"use_ema": True, "ema_momentum": training.ema_decay} if training.ema_decay else {}
+    return ReducedAdamW(
+        training.learning_rate, rates=rates, weight_decay=training.weight_decay, beta_2=training.beta_2, **averages
+    )
+
+
+def _make_noise(training: Training, model: Transducer, seed: int) -> Callable | None:
+    if not training.variational_noise:
+        return None
+    return weight_noise(model.trainable_variables, training.variational_noise, training.first_noisy_step, seed)
+
+
+def _check_agreement(strategy: tf.distribute.Strategy, name: str, first: int) -> None:
+    """All workers go on from the same checkpoint."""
+    theirs = of_chief(strategy, first)
+    if first != theirs:
+        raise UserError(
+            f"training {name}: this worker found the checkpoint of step {first}, the chief that of step {theirs}: "
+            "give all workers the same --work_dir, on storage that they share"
+        )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """One update of the student on all replicas."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 import tensorflow as tf
 
@@ -7,13 +9,25 @@ from tf_rnnt_kd.batch import Batch
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 
+_SEED_STRIDE = 1_000_003  # between the dropout seeds of two replicas
+
 
 class ReducedAdamW(keras.optimizers.AdamW):
     """AdamW for gradients that are already summed over replicas.
 
     Clipping by the global norm has to come after the sum, or the update would depend on the number of replicas; so the
     step sums and clips, and the optimizer must not sum again. Biases and norms have no weight decay.
+
+    Args:
+      learning_rate: number or schedule.
+      rates: a variable's learning rate in units of `learning_rate`, by its path; 1 where it is not named. Decay is
+        `weight_decay * learning_rate` for all.
+      options: of `keras.optimizers.AdamW`.
     """
+
+    def __init__(self, learning_rate, *, rates: dict[str, float] | None = None, **options):
+        super().__init__(learning_rate, **options)
+        self._rates = rates or {}
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
@@ -22,6 +36,17 @@ class ReducedAdamW(keras.optimizers.AdamW):
         """Builds the moments; vectors are left out of the decay."""
         super().build(variables)
         self.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+        self._rate_of = [self._rates.get(v.path, 1.0) for v in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Adam's update, at the variable's own rate."""
+        rate = self._rate_of[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate if rate == 1.0 else rate * learning_rate)
+
+
+def decoder_rates(model: Transducer, rate: float) -> dict[str, float]:
+    """`rate` for each weight of the prediction and the joint network."""
+    return {v.path: rate for part in (model.prediction, model.joint) for v in part.trainable_variables}
 
 
 def make_train_step(
@@ -32,6 +57,9 @@ def make_train_step(
     *,
     clip_norm: float,
     jit_compile: bool = False,
+    accumulation: int = 1,
+    l2: float = 0.0,
+    noise: Callable | None = None,
 ):
     """Returns `step(strategy, batch) -> metrics`, the whole update in one `tf.function` without retracing.
 
@@ -45,9 +73,13 @@ def make_train_step(
       teacher_joint: of factored targets.
       clip_norm: the gradient's global norm is at most this.
       jit_compile: compile forward and backward with XLA, once for each bucket shape.
+      accumulation: micro-batches that a replica's rows are divided into, one after the other: memory of one of them.
+      l2: adds the gradient of `l2 / 2 * sum w^2` over matrices, before clipping; no metric shows it.
+      noise: see `weight_noise`; None for none.
     """
     compiled = jit_compile or bool(tf.config.list_logical_devices("TPU"))
     variables = [variable.value for variable in model.trainable_variables]
+    seeds = [v.value for v in model.non_trainable_variables if "seed_generator" in v.path]
 
     def gradients(batch: Batch, num_labels):
         with tf.GradientTape() as tape:
@@ -55,16 +87,24 @@ def make_train_step(
             loss = sums["total"] / num_labels
         return sums, tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    if jit_compile:
-        gradients = tf.function(gradients, jit_compile=True, autograph=False)
+    if jit_compile or accumulation > 1:
+        gradients = tf.function(gradients, jit_compile=jit_compile, autograph=False)
+    if accumulation > 1:
+        gradients = _accumulated(gradients, accumulation)
+    if noise is not None:
+        gradients = _with_noise(gradients, variables, lambda: noise(tf.convert_to_tensor(optimizer.iterations)))
 
     def replica_step(batch: Batch):
         context = tf.distribute.get_replica_context()
         num_labels = tf.reduce_sum(tf.cast(batch.num_labels, tf.float32))
         num_labels = tf.maximum(context.all_reduce(tf.distribute.ReduceOp.SUM, num_labels), 1.0)
+        _shift_seeds(seeds, context, 1)
         sums, grads = gradients(batch, num_labels)
+        _shift_seeds(seeds, context, -1)
         sums["seconds"] = tf.reduce_sum(tf.cast(batch.num_features, tf.float32)) / 100.0
         sums, grads = context.all_reduce(tf.distribute.ReduceOp.SUM, [sums, grads])
+        if l2:
+            grads = [g + l2 * v if len(v.shape) > 1 else g for g, v in zip(grads, variables, strict=True)]
         clipped, norm = tf.clip_by_global_norm(grads, clip_norm)
         finite = tf.math.is_finite(norm)
         # Zero gradients in place of a branch: a conditional update is not allowed inside a replica.
@@ -79,6 +119,75 @@ def make_train_step(
     return step
 
 
+def weight_noise(variables: Sequence, deviation: float, first_step: int, seed: int) -> Callable:
+    """Variational noise: a function from the step to what is added to each matrix while its gradient is computed.
+
+    `N(0, deviation^2)`, the same on all replicas and after a restart; None for vectors.
+
+    Args:
+      variables: the model's trainable ones.
+      deviation: of the noise.
+      first_step: there is none before.
+      seed: of the run.
+
+    References:
+      Graves 2011, Practical variational inference for neural networks, with one fixed deviation for all weights.
+    """
+
+    def draw(step: tf.Tensor) -> list[tf.Tensor | None]:
+        step = tf.cast(step, tf.int32)
+        scale = tf.where(step < first_step, 0.0, deviation)
+        at = tf.stack([seed, step])
+        return [
+            scale * tf.random.stateless_normal(v.shape, tf.random.fold_in(at, i)) if len(v.shape) > 1 else None
+            for i, v in enumerate(variables)
+        ]
+
+    return draw
+
+
+def _with_noise(gradients, variables, draw):
+    """`gradients` at weights that are moved for the moment, and put back to the bit."""
+
+    def at_noisy_weights(batch, num_labels):
+        moved = [(v, tf.identity(v), noise) for v, noise in zip(variables, draw(), strict=True) if noise is not None]
+        for variable, clean, noise in moved:
+            variable.assign(clean + noise)
+        found = gradients(batch, num_labels)
+        for variable, clean, _ in moved:
+            variable.assign(clean)
+        return found
+
+    return at_noisy_weights
+
+
+def _accumulated(gradients, count):
+    """The sums of `gradients` over `count` micro-batches: a loop of our own, as Keras' does not run on replicas."""
+
+    def over_parts(batch, num_labels):
+        parts = tf.nest.map_structure(
+            lambda v: tf.reshape(v, tf.concat([[count, tf.shape(v)[0] // count], tf.shape(v)[1:]], 0)), batch
+        )
+
+        def of_part(i):
+            return gradients(tf.nest.map_structure(lambda v: v[i], parts), num_labels)
+
+        def add(i, total):
+            return i + 1, tf.nest.map_structure(tf.add, total, of_part(i))
+
+        return tf.while_loop(lambda i, _: i < count, add, (tf.constant(1), of_part(0)))[1]
+
+    return over_parts
+
+
+def _shift_seeds(seeds, context, sign):
+    """Other dropout on each replica, without a state of its own that a checkpoint would have to keep."""
+    if context.num_replicas_in_sync > 1:
+        shift = sign * _SEED_STRIDE * tf.cast(context.replica_id_in_sync_group, tf.int64)
+        for seed in seeds:
+            seed.assign(seed + tf.cast(tf.stack([shift, 0]), seed.dtype))
+
+
 def _metrics(sums, norm, finite):
     terms = {name for name in sums if not name.endswith("labels")} - {"total", "seconds"}
     divisors = {name: sums.get(f"{name}_labels", sums["labels"]) for name in terms}
@@ -89,3 +198,26 @@ def _metrics(sums, norm, finite):
         "gradient_norm": norm,
         "skipped": 1.0 - tf.cast(finite, tf.float32),
     }
+
+
+def make_call(strategy: tf.distribute.Strategy, step: Callable, batches):
+    """Returns `call(iterator, count) -> metrics`, each [count]: several steps of one call, so that the host can rest.
+
+    Args:
+      strategy: whose replicas take the steps.
+      step: of `make_train_step`.
+      batches: the distributed dataset that iterators are of.
+    """
+    once = tf.function(lambda batch: step(strategy, batch), input_signature=[batches.element_spec], autograph=False)
+    names = sorted(once.get_concrete_function().structured_outputs)
+
+    def call(iterator, count):
+        def one_more(i, found):
+            metrics = once(next(iterator))
+            return i + 1, [each.write(i, metrics[name]) for each, name in zip(found, names, strict=True)]
+
+        empty = [tf.TensorArray(tf.float32, size=count, element_shape=[]) for _ in names]
+        _, found = tf.while_loop(lambda i, _: i < count, one_more, (tf.constant(0), empty), parallel_iterations=1)
+        return {name: each.stack() for name, each in zip(names, found, strict=True)}
+
+    return tf.function(call, autograph=False)

@@ -1,7 +1,11 @@
-"""On which devices to train."""
+"""On which devices to train, and what is whose part where several processes train together."""
+
+import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_rnnt_kd.data.pipeline import Share
 from tf_rnnt_kd.errors import UserError
 
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "one_device")
@@ -18,17 +22,85 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.S
 
     Args:
       name: `tpu` (TPUStrategy over the TPU named by `tpu`; "local" on a TPU VM), `mirrored` (all local GPUs or logical
-        CPUs), `multiworker` (TF_CONFIG or Slurm), `one_device`, or `auto`: TPU if one is named, all GPUs if there are
-        several, else one device.
+        CPUs), `multiworker` (several processes, told of each other by TF_CONFIG or as tasks of a Slurm step; made
+        before anything is computed), `one_device`, or `auto`: TPU if one is named, all GPUs if there are several, else
+        one device.
       tpu: name or address of a TPU.
 
     Raises:
-      UserError: for an unknown name, or a TPU that can't be reached.
+      UserError: for an unknown name, a TPU that can't be reached, or workers that are not told of each other.
     """
     check_name(name)
     if name == "auto":
         name = "tpu" if tpu else "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
     return _BUILDERS[name](tpu)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes what is written once: the first of several workers, or the only one."""
+    return _rank(strategy)[0] == 0
+
+
+def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
+    """The chief's number in all workers, which wait for each other here; in one process the number itself."""
+    rank, count = _rank(strategy)
+    if count == 1:
+        return number
+    given = tf.constant(number if rank == 0 else 0, tf.int64)
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(given)), axis=None)
+    return int(total) // (strategy.num_replicas_in_sync // count)  # every replica of the chief has given it
+
+
+def distribute_batches(strategy: tf.distribute.Strategy, read: Callable[[Share], tf.data.Dataset]):
+    """A distributed dataset of `Batch`, for which each host reads its own replicas' rows alone.
+
+    Args:
+      strategy: whose replicas are fed.
+      read: the pipeline of a host, see `read_batches`.
+    """
+
+    def read_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        count = context.num_replicas_in_sync // context.num_input_pipelines
+        share = Share(context.input_pipeline_id * count, count, context.num_replicas_in_sync)
+        # Endless, so that TensorFlow has no last, partial batch to look out for; the step says when to stop.
+        return read(share).repeat()
+
+    return strategy.distribute_datasets_from_function(read_host)
+
+
+def _rank(strategy):
+    """(number of this process, number of processes)."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    tasks = [(kind, i) for kind, each in sorted(resolver.cluster_spec().as_dict().items()) for i in range(len(each))]
+    return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)  # "chief" comes before "worker"
+
+
+def _multiworker(_):
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(_cluster())
+    except (ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the workers can't be joined ({reason}): check TF_CONFIG, or the Slurm step") from error
+
+
+def _cluster():
+    resolvers = tf.distribute.cluster_resolver
+    if os.environ.get("TF_CONFIG"):
+        return resolvers.TFConfigClusterResolver()
+    if "SLURM_STEP_NODELIST" not in os.environ:
+        raise UserError(
+            "--strategy multiworker needs TF_CONFIG in every process's environment, or the tasks of a Slurm step (srun)"
+        )
+    # Asked for hosts and ports alone: for its GPUs it counts on nvidia-smi, and Slurm has given each task its own.
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    slurm = resolvers.SlurmClusterResolver(gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
+    spec, (kind, task) = slurm.cluster_spec(), slurm.get_task_info()
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return resolvers.SimpleClusterResolver(
+        spec, task_type=kind, task_id=task, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
+    )
 
 
 def _tpu(tpu):
@@ -49,7 +121,7 @@ def _one_device(_):
 _BUILDERS = {
     "tpu": _tpu,
     "mirrored": lambda _: tf.distribute.MirroredStrategy(_logical_devices()),
-    "multiworker": lambda _: tf.distribute.MultiWorkerMirroredStrategy(),
+    "multiworker": _multiworker,
     "one_device": _one_device,
 }
 

@@ -5,10 +5,10 @@ import tensorflow as tf
 
 
 class Summaries:
-    """Writes numbers, texts and pictures of one run into `folder`."""
+    """Writes numbers, texts and pictures of one run into `folder`; None for one who has nothing to say."""
 
-    def __init__(self, folder: str):
-        self._writer = tf.summary.create_file_writer(folder)
+    def __init__(self, folder: str | None):
+        self._writer = tf.summary.create_file_writer(folder) if folder else tf.summary.create_noop_writer()
 
     def write_numbers(self, step: int, numbers: dict[str, float]) -> None:
         """One scalar chart a name."""
