@@ -66,6 +66,13 @@ def test_a_parameter_reaches_the_plan():
     assert "TEACHER_STEPS = 7" in text and "KL_WEIGHT = 0.5" in text
 
 
+def test_settings_of_training_that_the_sources_give():
+    for path in (path for path in RUNS if "libri" in path):
+        training = load_plan(path, needed(path))[0].generations[0].training
+        assert (training.l2, training.labelled_fraction, training.precision) == (1e-6, 0.1, "mixed_bfloat16")
+        assert (training.ema_decay, training.variational_noise, training.accumulation) == (0.0, 0.0, 1)
+
+
 def test_loading_twice_gives_equal_text_and_forgets_what_was_given_before():
     first = load_plan("configs/quickstart.gin")[1]
     load_plan("configs/quickstart.gin", ["TEACHER_STEPS=7"])

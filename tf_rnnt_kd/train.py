@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from tf_rnnt_kd.errors import run_command
+from tf_rnnt_kd.errors import UserError, run_command
 
 _CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Folder of the run; by default runs/<name of the config>.")
@@ -22,18 +22,25 @@ def main(argv):
     del argv
     from tf_rnnt_kd import config
     from tf_rnnt_kd.nst import jobs, outline, run
-    from tf_rnnt_kd.training.strategy import check_name, make_strategy
+    from tf_rnnt_kd.training.strategy import check_name, end_with_others, make_strategy
 
     check_name(_STRATEGY.value)
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
     if _DRY_RUN.value:
         print(outline.describe(plan))
         return
+    together = _STRATEGY.value == "multiworker"
+    if together and _ONLY.value:
+        raise UserError("--only with --strategy multiworker: workers carry out whole plans, leave it out")
     work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
-    run.begin(work_dir, text)
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
     jobs.keep_memory()
+    if together:
+        with end_with_others():
+            _show(run.run_together(plan, work_dir, text, make_strategy(_STRATEGY.value)), work_dir)
+        return
+    run.begin(work_dir, text)
     if _ONLY.value:
         jobs.end_with_parent()
         run.run_job(plan, jobs.find_job(plan, _ONLY.value), work_dir, make_strategy(_STRATEGY.value, _TPU.value))
@@ -44,7 +51,12 @@ def main(argv):
     table = run.run_plan(
         plan, work_dir, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None
     )
-    print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {work_dir}")
+    _show(table, work_dir)
+
+
+def _show(table, work_dir):
+    if table is not None:
+        print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {work_dir}")
 
 
 if __name__ == "__main__":

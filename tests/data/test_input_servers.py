@@ -1,41 +1,27 @@
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from tests.data.test_pipeline import SMALL, assert_equal_batches, plan, read, sets  # noqa: F401
-from tf_rnnt_kd.data.input_servers import serve_input
+from tests.workers import input_server
 from tf_rnnt_kd.data.pipeline import Augmentation, Share
 from tf_rnnt_kd.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def servers():
-    """One in another process, one in this."""
-    command = [sys.executable, "tools/input_server.py", "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        dispatcher, worker = serve_input(0)
-        try:
-            ports = process.stdout.readline().rsplit(" ", 1)[1], dispatcher.target.rsplit(":", 1)[1]
-            yield tuple(f"localhost:{port.strip()}" for port in ports)
-        finally:
-            process.kill()
-    del worker
+def server():
+    with input_server() as address:
+        yield address
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("first_step", "share"), [(0, Share()), (4, Share(1, 1, 2)), (3, Share(0, 2, 2))])
-def test_batches_are_those_that_this_process_would_make(sets, servers, count, first_step, share):  # noqa: F811
+def test_batches_are_those_that_this_process_would_make(sets, server, count, first_step, share):  # noqa: F811
     schedule = plan([sets[None]], [sets["factored"]], fraction=0.5, num_steps=9, buckets=SMALL)
     both, settings = [sets[None], sets["factored"]], {"first_step": first_step, "share": share}
     ours = read(both, schedule, augmentation=Augmentation(), **settings)
-    theirs = read(both, schedule, augmentation=Augmentation(), servers=servers[:count], **settings)
+    theirs = read(both, schedule, augmentation=Augmentation(), servers=count * (server,), **settings)
     assert_equal_batches(theirs, ours)
-    assert len(ours) == (9 - first_step) * share.count and np.any(ours[0].teacher.weight)
+    assert len(ours) == (9 - first_step) * share.count and any(np.any(batch.teacher.weight) for batch in ours)
 
 
 @pytest.mark.parametrize(

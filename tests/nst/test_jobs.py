@@ -50,6 +50,9 @@ def test_how_many_run_at_once_depends_on_machine_and_plan(monkeypatch):
     assert choose_at_once(family(), 0, "mirrored") == 1
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     assert choose_at_once(family(), 0, "auto") == 1
+    assert choose_at_once(family(), 0, "multiworker") == choose_at_once(family(), 1, "multiworker") == 1
+    with pytest.raises(UserError, match="--jobs 2 with --strategy multiworker"):
+        choose_at_once(family(), 2, "multiworker")
     with pytest.raises(UserError, match="--jobs -1 is negative"):
         choose_at_once(family(), -1, "auto")
 

@@ -73,6 +73,13 @@ def test_a_batch_that_cannot_fit_is_refused_with_the_one_that_would(model):
     check_memory(model, Objective(), Buckets(BUCKETS.seconds, seconds), [20, 40], available)
 
 
+def test_parts_of_a_batch_take_what_they_are(model):
+    available = step_bytes(model, Objective(), StepShape(4, 250, 40)) + 1.0
+    check_memory(model, Objective(), Buckets((10.0,), 80.0), [40], available, parts=2)
+    with pytest.raises(UserError, match=r"8 x 10 s, 40 labels.*: 4 x 10 s would fit: set Buckets.batch_seconds = 80"):
+        check_memory(model, Objective(), Buckets((10.0,), 160.0), [40], available, parts=2)
+
+
 def test_what_fits_or_is_not_known_is_not_refused(model):
     check_memory(model, Objective(), BUCKETS, [20, 40], 1e12)
     check_memory(model, Objective(), BUCKETS, [20, 40], None)

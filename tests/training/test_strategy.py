@@ -1,8 +1,17 @@
 import pytest
 import tensorflow as tf
 
+from tf_rnnt_kd.data.pipeline import Share
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.training.strategy import STRATEGIES, make_strategy
+from tf_rnnt_kd.training import strategy as module
+from tf_rnnt_kd.training.strategy import (
+    STRATEGIES,
+    distribute_batches,
+    end_with_others,
+    is_chief,
+    make_strategy,
+    of_chief,
+)
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "TPU", "one device"])
@@ -47,6 +56,64 @@ def test_auto_is_the_tpu_when_one_is_named(monkeypatch):
 
 
 def test_every_listed_name_has_a_builder():
-    from tf_rnnt_kd.training import strategy
+    assert set(STRATEGIES) == {"auto", *module._BUILDERS}
 
-    assert set(STRATEGIES) == {"auto", *strategy._BUILDERS}
+
+def test_workers_have_to_be_told_of_each_other(monkeypatch):
+    for name in ("TF_CONFIG", "SLURM_STEP_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="multiworker needs TF_CONFIG in every process's environment, or .*Slurm"):
+        make_strategy("multiworker")
+    monkeypatch.setenv("TF_CONFIG", "{no json")
+    with pytest.raises(UserError, match=r"the workers can't be joined \(.*\): check TF_CONFIG"):
+        make_strategy("multiworker")
+
+
+@pytest.mark.parametrize(("process", "address"), [(0, "node1:8888"), (1, "node1:8889"), (2, "node2:8888")])
+def test_tasks_of_a_slurm_step_are_workers(monkeypatch, process, address):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for name, value in {
+        "PROCID": str(process),
+        "STEP_NUM_TASKS": "3",
+        "STEP_NODELIST": "node[1-2]",
+        "STEP_TASKS_PER_NODE": "2,1",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    cluster = module._cluster()
+    assert (cluster.task_type, cluster.task_id) == ("worker", process)
+    assert cluster.cluster_spec().task_address("worker", process) == address
+    assert cluster.cluster_spec().num_tasks("worker") == 3 and cluster.num_accelerators() == {"GPU": 0}
+
+
+def test_the_only_process_is_the_chief():
+    strategy = make_strategy("mirrored")
+    assert is_chief(strategy) and of_chief(strategy, 7) == 7
+
+
+class Host:
+    """The strategy of one of several hosts."""
+
+    def __init__(self, host):
+        self.context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=host, num_replicas_in_sync=8)
+
+    def distribute_datasets_from_function(self, read):
+        return read(self.context)
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_reads_the_rows_of_its_own_replicas(host):
+    asked = []
+
+    def read(share):
+        asked.append(share)
+        return tf.data.Dataset.range(3)
+
+    batches = distribute_batches(Host(host), read)
+    assert asked == [Share(4 * host, 4, 8)] and batches.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_the_failure_of_another_worker_is_one_line():
+    with pytest.raises(UserError, match="another worker has ended: see what it says"), end_with_others():
+        raise tf.errors.UnavailableError(None, None, "The following tasks are unhealthy\nand more")
+    with pytest.raises(ValueError, match="own"), end_with_others():
+        raise ValueError("its own")

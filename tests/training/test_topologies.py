@@ -1,9 +1,6 @@
 """The same global batches on one device, on two replicas of a process, and in two processes."""
 
-import json
 import os
-import pathlib
-import socket
 import subprocess
 import sys
 
@@ -11,51 +8,37 @@ import numpy as np
 import pytest
 
 from tests.training.topologies import STEPS
+from tests.workers import ROOT, input_server, worker_environments
 
 pytestmark = pytest.mark.slow  # four processes, which trace for themselves
 
-ROOT = pathlib.Path(__file__).parents[2]
 RUNS = ("one_device", "mirrored", "chief", "other")
-
-
-def free_ports(count):
-    """Ports that nobody listens on: a moment ago, at least."""
-    with_port = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in with_port]
-    for server in with_port:
-        server.close()
-    return ports
-
-
-def worker_environments(count=2):
-    """What tells each worker of the others."""
-    workers = [f"127.0.0.1:{port}" for port in free_ports(count)]
-    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(count)]
-    return [{**os.environ, "TF_CONFIG": json.dumps(config)} for config in configs]
 
 
 @pytest.fixture(scope="module")
 def found(toy_records, toy_targets, tmp_path_factory):
-    """What each process reports, and the folder of all."""
+    """What each process reports, and the folder of all; the replicas are fed by an input server."""
     folder = tmp_path_factory.mktemp("topologies")
     records = [toy_records.folder, toy_targets["factored"].folder]
 
-    def start(name, topology, environment):
-        place = folder / ("workers" if topology == "multiworker" else name)
-        command = [sys.executable, "-m", "tests.training.topologies", topology, place, *records, folder / f"{name}.npz"]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
     environments = dict(zip(("chief", "other"), worker_environments(), strict=True))
-    running = [
-        start(name, name if name not in environments else "multiworker", environments.get(name, os.environ))
-        for name in RUNS
-    ]
-    try:
-        for process in running:
-            assert process.communicate(timeout=500)[1] is not None and process.returncode == 0, process.args
-    finally:
-        for process in running:
-            process.kill()
+
+    def start(name, servers):
+        topology = "multiworker" if name in environments else name
+        place = folder / ("workers" if name in environments else name)
+        command = [sys.executable, "-m", "tests.training.topologies", topology, place, *records, folder / f"{name}.npz"]
+        environment = environments.get(name, os.environ)
+        return subprocess.Popen([*command, *servers], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+    with input_server() as server:
+        running = [start(name, [server] if name == "mirrored" else []) for name in RUNS]
+        try:
+            for process in running:
+                errors = process.communicate(timeout=500)[1]
+                assert process.returncode == 0, errors
+        finally:
+            for process in running:
+                process.kill()
     return {name: dict(np.load(folder / f"{name}.npz")) for name in RUNS}, folder
 
 

@@ -1,6 +1,6 @@
 """One training on one device, on two replicas, and on two workers; run as a program by `test_topologies.py`.
 
-python -m tests.training.topologies TOPOLOGY FOLDER RECORDS TARGETS OUTPUT
+python -m tests.training.topologies TOPOLOGY FOLDER RECORDS TARGETS OUTPUT [SERVER …]
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from tf_rnnt_kd.training.summaries import Summaries
 STEPS = 6
 
 
-def settings():
+def settings(servers):
     """Everything that could depend on where it runs, but for dropout, whose masks are of a replica's rows."""
     return tiny.training(
         STEPS,
@@ -33,13 +33,14 @@ def settings():
         first_noisy_step=2,
         labelled_fraction=0.5,
         steps_per_call=2,
+        input_servers=servers,
         report_every=1,
         evaluate_every=3,
         checkpoint_every=3,
     )
 
 
-def main(topology, folder, records, targets, output):
+def main(topology, folder, records, targets, output, *servers):
     if topology == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -55,7 +56,7 @@ def main(topology, folder, records, targets, output):
         "toy",
         lambda: tiny.transducer(dropout=0.0),
         Objective(kl_weight=0.01),
-        settings(),
+        settings(servers),
         [open_records(records)],
         [open_records(targets)],
         folder=folder,

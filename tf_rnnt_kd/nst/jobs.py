@@ -65,6 +65,8 @@ def choose_at_once(plan: Plan, wanted: int, strategy: str) -> int:
     """
     if wanted < 0:
         raise UserError(f"--jobs {wanted} is negative: give a number of generations, or 0 to let the machine decide")
+    if strategy == "multiworker" and wanted > 1:
+        raise UserError(f"--jobs {wanted} with --strategy multiworker: workers train one generation after the other")
     if wanted:
         return wanted
     if strategy not in ("auto", "one_device") or tf.config.list_physical_devices("GPU"):

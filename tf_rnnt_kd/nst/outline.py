@@ -99,12 +99,14 @@ def _memory(model: Transducer, generation: Generation) -> str:
 
     def shape(bucket: int) -> StepShape:
         labels = math.ceil(_LABELS_PER_SECOND * buckets.seconds[bucket])
-        return StepShape(buckets.batch_size(bucket), buckets.num_frames(bucket), labels)
+        return StepShape(
+            buckets.batch_size(bucket) // generation.training.accumulation, buckets.num_frames(bucket), labels
+        )
 
     sizes = [step_bytes(model, generation.objective, shape(k)) for k in range(len(buckets.seconds))]
     largest = sizes.index(max(sizes))
     tile = tile_nodes(*shape(largest), model.joint_width, model.vocabulary_size)
-    where = f"{buckets.batch_size(largest)} x {buckets.seconds[largest]:g} s"
+    where = f"{shape(largest).batch} x {buckets.seconds[largest]:g} s"
     return f"memory: about {_amount(sizes[largest])} for a step of {where} on one replica, tiles of {tile} nodes"
 
 

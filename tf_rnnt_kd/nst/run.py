@@ -37,6 +37,7 @@ from tf_rnnt_kd.nst.preparation import Prepared, prepare
 from tf_rnnt_kd.serving.recognizer import Recognizer, in_chunks
 from tf_rnnt_kd.serving.saved_model import export_checkpoint
 from tf_rnnt_kd.training.loop import Evaluation, train
+from tf_rnnt_kd.training.strategy import is_chief, of_chief
 
 _CHUNK = 10_240  # samples fed to a streaming export at once, 640 ms
 _EXAMPLES = 6  # hypotheses shown in TensorBoard
@@ -70,10 +71,7 @@ def run_plan(
       strategy: makes the strategy when the first model is trained in this process.
       children: how to run generations side by side in processes of their own; None for one after the other in this one.
     """
-    prepare(plan, os.path.join(work_dir, "records"))
-    for spec in plan.language_models:
-        with _sole_user(os.path.join(work_dir, "language", spec.name)):
-            make_language_model(plan, spec, work_dir)
+    _prepare(plan, work_dir)
     jobs = [job for job in list_jobs(plan) if not is_finished(plan, job, work_dir)]
     if children is not None:
         run_jobs(jobs, children.command, children.at_once)
@@ -83,14 +81,51 @@ def run_plan(
     return report(plan, work_dir) + _demonstrate(plan, work_dir)
 
 
+def run_together(plan: Plan, work_dir: str, config: str, strategy: tf.distribute.Strategy) -> str | None:
+    """The whole plan by several workers that share `work_dir`: all train, the chief does everything else.
+
+    Args:
+      plan: what to do.
+      work_dir: on storage that all workers reach by this path.
+      config: as in `begin`; a worker with another one than the chief's is refused.
+      strategy: over the workers.
+
+    Returns:
+      The report, in the chief.
+    """
+    chief = is_chief(strategy)
+    if chief:
+        begin(work_dir, config)
+        _prepare(plan, work_dir)
+    of_chief(strategy, 0)
+    if not chief:
+        begin(work_dir, config)
+    for job in list_jobs(plan):
+        if not of_chief(strategy, is_finished(plan, job, work_dir)):
+            run_job(plan, job, work_dir, strategy)
+    text = report(plan, work_dir) + _demonstrate(plan, work_dir) if chief else None
+    of_chief(strategy, 0)  # a worker that left early would look like one that had failed
+    return text
+
+
+def _prepare(plan: Plan, work_dir: str) -> None:
+    prepare(plan, os.path.join(work_dir, "records"))
+    for spec in plan.language_models:
+        with _sole_user(os.path.join(work_dir, "language", spec.name)):
+            make_language_model(plan, spec, work_dir)
+
+
 def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strategy) -> None:
-    """Everything about one generation; each finished part is skipped."""
+    """Everything about one generation; each finished part is skipped. Other workers than the chief train only."""
     generation, seed = job
     prepared = Prepared(os.path.join(work_dir, "records"))
     folder = generation_folder(work_dir, seed, generation.name)
-    with _sole_user(folder):
-        if not os.path.exists(os.path.join(folder, "model.json")):
+    chief = is_chief(strategy)
+    with _sole_user(folder) if chief else contextlib.nullcontext():
+        if not of_chief(strategy, os.path.exists(os.path.join(folder, "model.json"))):
             _train(plan, generation, seed, work_dir, prepared, strategy)
+        if not chief:
+            return
         for label_set in _wanted_from(plan, generation):
             _label(label_set, folder, prepared)
         for row in generation.rows:
@@ -177,6 +212,8 @@ def _train(plan, generation, seed, work_dir, prepared, strategy):
         strategy=strategy,
         evaluators=[_development_evaluator(tokenizer, development)],
     )
+    if not is_chief(strategy):
+        return
     cost = {"steps": trained.steps, "seconds": round(trained.seconds, 1)}
     write_json(os.path.join(folder, "training.json"), cost)
     save_model(trained.model, tokenizer, folder)

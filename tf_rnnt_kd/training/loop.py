@@ -30,7 +30,7 @@ from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
-from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, of_chief
+from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief
 from tf_rnnt_kd.training.summaries import Summaries
 
 
@@ -169,7 +169,8 @@ class _Run:
             seed=seed,
         )
         rooms = self.schedule.num_labels
-        check_memory(self.model, objective, training.buckets, rooms, available_bytes())
+        parts = training.accumulation * num_workers(strategy)
+        check_memory(self.model, objective, training.buckets, rooms, available_bytes(), parts)
         self.with_teacher = objective.needs_teacher
         self.step = make_train_step(
             self.model,

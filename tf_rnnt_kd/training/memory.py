@@ -87,28 +87,35 @@ def _lattice_numbers(objective: Objective, shape: StepShape, joint: int, vocabul
 
 
 def check_memory(
-    model: Transducer, objective: Objective, buckets: Buckets, num_labels: list[int], available: float | None
+    model: Transducer,
+    objective: Objective,
+    buckets: Buckets,
+    num_labels: list[int],
+    available: float | None,
+    parts: int = 1,
 ) -> None:
     """Refuses batches that cannot fit, before the first of them is tried.
 
     Args:
       model: the student, built.
       objective: what it minimises.
-      buckets: the shapes of a replica's batches.
+      buckets: the shapes of batches.
       num_labels: U of each bucket.
       available: bytes, or None where that is not known.
+      parts: into which a batch is divided, done one after the other or on other machines.
 
     Raises:
       UserError: with the batch that would fit.
     """
     if available is None:
         return
-    shapes = [StepShape(buckets.batch_size(k), buckets.num_frames(k), int(num)) for k, num in enumerate(num_labels)]
+    sizes = [buckets.batch_size(k) // parts for k in range(len(num_labels))]
+    shapes = [StepShape(sizes[k], buckets.num_frames(k), int(num)) for k, num in enumerate(num_labels)]
     needed, bucket = max((step_bytes(model, objective, shape), k) for k, shape in enumerate(shapes))
     if needed <= available:
         return
     fitting = [_largest_batch(model, objective, shape, available) for shape in shapes]
-    batch_seconds = min(batch * seconds for batch, seconds in zip(fitting, buckets.seconds, strict=True))
+    batch_seconds = min(batch * parts * seconds for batch, seconds in zip(fitting, buckets.seconds, strict=True))
     shape, seconds = shapes[bucket], buckets.seconds[bucket]
     cure = (
         f"{fitting[bucket]} x {seconds:g} s would fit: set Buckets.batch_seconds = {batch_seconds:g}"

@@ -1,7 +1,8 @@
 """On which devices to train, and what is whose part where several processes train together."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -41,14 +42,32 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return _rank(strategy)[0] == 0
 
 
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """How many processes train together."""
+    return _rank(strategy)[1]
+
+
 def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
     """The chief's number in all workers, which wait for each other here; in one process the number itself."""
     rank, count = _rank(strategy)
     if count == 1:
         return number
     given = tf.constant(number if rank == 0 else 0, tf.int64)
-    total = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(given)), axis=None)
-    return int(total) // (strategy.num_replicas_in_sync // count)  # every replica of the chief has given it
+
+    @tf.function(autograph=False)
+    def total():
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(given)), axis=None)
+
+    return int(total()) // (strategy.num_replicas_in_sync // count)  # every replica of the chief has given it
+
+
+@contextlib.contextmanager
+def end_with_others() -> Iterator[None]:
+    """Says in one line that another worker has failed, which is all that TensorFlow knows of it here."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise UserError("another worker has ended: see what it says, then start all of them again") from error
 
 
 def distribute_batches(strategy: tf.distribute.Strategy, read: Callable[[Share], tf.data.Dataset]):
