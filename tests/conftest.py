@@ -17,8 +17,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that with two processes the other one does not wait for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_chain.py")
+    """The longest files first, so that with two processes the other one does not wait for them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_chain.py", "test_topologies.py"))
 
 
 @pytest.fixture(autouse=True)

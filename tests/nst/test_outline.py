@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from tf_rnnt_kd.config import load_plan
@@ -65,3 +67,9 @@ def test_language_models_and_decodings_are_told():
     assert "language model lstm: 0.0 M parameters, 60 steps of at most 400 labels" in lines
     wanted = "  also decoded as LSTM: beam 3; weight of 0, 0.5; internal weight of 0, 0.2"
     assert wanted in lines and "  also decoded as 3-grams: beam 3; weight of 0.3" in lines
+
+
+def test_a_step_takes_what_a_micro_batch_takes(quickstart):
+    halved = describe(load_plan("configs/quickstart.gin", ["loop.Training.accumulation=2"])[0])
+    rows = [[int(n) for n in re.findall(r"for a step of (\d+) x", text)] for text in (quickstart, halved)]
+    assert len(rows[0]) == 3 and rows[1] == [n // 2 for n in rows[0]]
