@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +8,7 @@ import tensorflow as tf
 
 from tests import tiny
 from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: F401
+from tests.workers import ROOT
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_train_step, weight_noise
@@ -136,6 +140,13 @@ def test_dropout_moves_on_from_one_micro_batch_to_the_next():
     _, metrics = one_step(Recorder(), objective, model=model, accumulation=3)
     assert len(drawn) == 1 and int(model.encoder.blocks[0].seeds.state.numpy()[1]) == before + 3
     assert metrics["draw"] == before + 1  # the mean of before, before + 1, before + 2
+
+
+@pytest.mark.slow  # another process
+def test_replicas_drop_differently_and_keep_one_state():
+    program = [sys.executable, "-m", "tests.training.replicas"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_l2_adds_its_gradient_to_matrices():
