@@ -63,7 +63,8 @@ def checkpointed(run):
 @pytest.mark.parametrize("other", ["replicas", "workers"])
 def test_losses_and_weights_are_those_of_one_device(runs, other):
     ours, theirs = (curves(runs[0][name]) for name in ("one_device", other))
-    for name, tolerance in {"loss": 1e-6, "transducer": 1e-6, "ctc": 1e-6, "gradient_norm": 1e-5}.items():
+    # The auxiliary loss alone falls steeply here: 1e-7 in the weights is 1.1e-6 of it at the last step.
+    for name, tolerance in {"loss": 1e-6, "transducer": 1e-6, "ctc": 2e-6, "gradient_norm": 1e-5}.items():
         assert len(ours[name]) == STEPS and len(set(ours[name])) == STEPS
         np.testing.assert_allclose(theirs[name], ours[name], rtol=tolerance, err_msg=name)
     assert ours["skipped_updates"] == theirs["skipped_updates"] == STEPS * [0.0]
@@ -71,7 +72,7 @@ def test_losses_and_weights_are_those_of_one_device(runs, other):
     ours, theirs = (checkpointed(runs[0][name]) for name in ("one_device", other))
     assert set(ours) == set(theirs)
     for name, value in ours.items():
-        np.testing.assert_allclose(theirs[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(theirs[name], value, rtol=0.0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("other", ["replicas", "workers"])
