@@ -61,16 +61,30 @@ def test_second_start_changes_nothing_and_prints_the_same_table(undisturbed):
     assert changed <= {"results.json"}
 
 
-def test_killed_three_times_it_ends_the_same(undisturbed, tmp_path):
+def _saved(work_dir):
+    return {(path, path.stat().st_mtime_ns) for path in work_dir.rglob("ckpt-*.json")}
+
+
+def test_killed_twice_and_stopped_once_it_ends_the_same(undisturbed, tmp_path):
     work_dir, _ = undisturbed
     rng = random.Random(7)
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(_command(tmp_path / "run"), cwd=ROOT, stdout=subprocess.DEVNULL)
         time.sleep(rng.uniform(8.0, 40.0))  # anywhere from the first import to the last student
         process.kill()
         process.wait()
+    before = _saved(tmp_path / "run")
+    process = subprocess.Popen(_command(tmp_path / "run"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and _saved(tmp_path / "run") == before:  # its children do not train yet
+        time.sleep(0.1)
+    process.terminate()
+    said = process.communicate()[0]
+    assert process.returncode == 0 and said.endswith("stopped by SIGTERM: the same command goes on\n")
+    assert (tmp_path / "run" / "resumable").exists()
     done = _run(tmp_path / "run")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("  SIGTERM stopped this run: it goes on from there\n")
+    assert not (tmp_path / "run" / "resumable").exists()
     assert (tmp_path / "run" / "results.json").read_bytes() == (work_dir / "results.json").read_bytes()
 
 
@@ -88,7 +102,7 @@ def test_the_command_evaluates_with_a_language_model_as_the_plan_does(undisturbe
 def test_another_configuration_is_refused_by_name(undisturbed):
     refused = _run(undisturbed[0], "--param=STEPS=121")
     assert refused.returncode == 2
-    assert "begun with another configuration ('STEPS = 120' there, 'STEPS = 121' now)" in refused.stderr
+    assert "begun with another configuration (STEPS = 120 there, STEPS = 121 now)" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.workers import ROOT, input_server, worker_environments
+from tf_rnnt_kd.training.checkpoint_files import find_steps, read_header, read_values
 
 pytestmark = pytest.mark.slow  # four processes, which trace for themselves
 
@@ -55,9 +56,10 @@ def curves(run):
 
 def checkpointed(run):
     """All variables of the last checkpoint: weights, moments, averages."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run / "seed-0" / "teacher" / "checkpoints")))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("model", "optimizer"))]
-    return {name: reader.get_tensor(name) for name in sorted(names)}
+    folder = str(run / "seed-0" / "teacher" / "checkpoints")
+    step = find_steps(folder)[-1]
+    tensors = read_header(folder, step)["tensors"]
+    return {tensor.name: value for tensor, value in zip(tensors, read_values(folder, step, tensors), strict=True)}
 
 
 @pytest.mark.parametrize("other", ["replicas", "workers"])

@@ -1,5 +1,6 @@
 """`python -m tf_rnnt_kd.train --config configs/quickstart.gin`: carries out a plan, or goes on with it."""
 
+import functools
 import os
 import sys
 
@@ -14,6 +15,9 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan with sizes, steps
 _STRATEGY = flags.DEFINE_string("strategy", "auto", "auto, tpu, mirrored, multiworker or one_device.")
 _TPU = flags.DEFINE_string("tpu", None, "Name of the TPU; 'local' on a TPU VM.")
 _JOBS = flags.DEFINE_integer("jobs", 0, "Generations trained side by side; 0: one a core without accelerator, else 1.")
+_ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
+    "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
+)
 _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: do this one alone, its teacher must be finished.")
 
 
@@ -21,26 +25,35 @@ def main(argv):
     """Loads the plan and runs it."""
     del argv
     from tf_rnnt_kd import config
-    from tf_rnnt_kd.nst import jobs, outline, run
-    from tf_rnnt_kd.training.strategy import check_name, end_with_others, make_strategy
+    from tf_rnnt_kd.nst import jobs, outline
+    from tf_rnnt_kd.preemption import leaving_resumable
+    from tf_rnnt_kd.training.strategy import check_name
 
     check_name(_STRATEGY.value)
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
     if _DRY_RUN.value:
         print(outline.describe(plan))
         return
-    together = _STRATEGY.value == "multiworker"
-    if together and _ONLY.value:
+    if _STRATEGY.value == "multiworker" and _ONLY.value:
         raise UserError("--only with --strategy multiworker: workers carry out whole plans, leave it out")
     work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
+    with leaving_resumable(work_dir, is_child=jobs.is_child()):
+        _run(plan, text, work_dir)
+
+
+def _run(plan, text, work_dir):
+    from tf_rnnt_kd.nst import configuration, jobs, run
+    from tf_rnnt_kd.training.strategy import end_with_others, make_strategy
+
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
     jobs.keep_memory()
-    if together:
+    begin = functools.partial(configuration.begin, work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
+    if _STRATEGY.value == "multiworker":
         with end_with_others():
-            _show(run.run_together(plan, work_dir, text, make_strategy(_STRATEGY.value)), work_dir)
+            _show(run.run_together(plan, work_dir, begin, make_strategy(_STRATEGY.value)), work_dir)
         return
-    run.begin(work_dir, text)
+    begin()
     if _ONLY.value:
         jobs.end_with_parent()
         run.run_job(plan, jobs.find_job(plan, _ONLY.value), work_dir, make_strategy(_STRATEGY.value, _TPU.value))

@@ -12,6 +12,7 @@ from tests.nst.test_plan import generation, make_plan, soft
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.nst import jobs
 from tf_rnnt_kd.nst.jobs import choose_at_once, find_job, list_jobs, run_jobs, width
+from tf_rnnt_kd.preemption import MARKER, leaving_resumable
 from tf_rnnt_kd.progress import BAR_POSITION
 
 
@@ -119,6 +120,33 @@ def test_a_failing_child_stops_the_others_and_its_code_is_kept(work_dir):
     assert failed.value.code == 7 and time.monotonic() - start < 30
     assert not (work_dir / "c").exists()
     assert_ends(int((work_dir / "a").read_text()))
+
+
+@pytest.mark.parametrize("signalled", ["parent", "child"])
+def test_on_sigterm_all_children_save_and_the_parent_ends_as_if_done(work_dir, signalled):
+    child = """
+        import os, signal, sys, time
+        from tf_rnnt_kd.preemption import deferred, leaving_resumable
+        folder, name, others = sys.argv[1], sys.argv[2].replace("/", "-"), ("0-a", "0-b")
+        with leaving_resumable(folder, is_child=True), deferred() as is_preempted:
+            while name in others and not is_preempted():
+                open(os.path.join(folder, name), "w").close()
+                if name == "0-b" and all(os.path.exists(os.path.join(folder, other)) for other in others):
+                    os.kill(os.getppid() if sys.argv[3] == "parent" else os.getpid(), signal.SIGTERM)
+                time.sleep(0.02)
+            open(os.path.join(folder, "saved-" + name), "w").close()
+    """
+    with pytest.raises(SystemExit) as end, leaving_resumable(str(work_dir), is_child=False):
+        run_jobs(list_jobs(family()), lambda job: python(child, work_dir, job.name, signalled), 2)
+    assert end.value.code == 0 and (work_dir / MARKER).exists()
+    assert sorted(path.name for path in work_dir.glob("saved-*")) == ["saved-0-a", "saved-0-b", "saved-0-teacher"]
+
+
+def test_a_child_knows_that_it_is_one(monkeypatch):
+    monkeypatch.delenv("TF_RNNT_KD_PARENT", raising=False)
+    assert not jobs.is_child()
+    monkeypatch.setenv("TF_RNNT_KD_PARENT", "1")
+    assert jobs.is_child()
 
 
 def assert_ends(pid, seconds=10.0):

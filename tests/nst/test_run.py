@@ -66,7 +66,6 @@ def times(work_dir):
 def finished(tmp_path_factory):
     """A finished run in this process and its report."""
     work_dir = tmp_path_factory.mktemp("nst") / "run"
-    run.begin(str(work_dir), "STEPS = 4\n")
     return work_dir, go(work_dir)
 
 
@@ -108,15 +107,6 @@ def test_only_what_is_missing_is_done_again(finished, row):
     assert go(work_dir) == report and lost.read_bytes() == content
     changed = {path for path, time in times(work_dir).items() if before[path] != time}
     assert changed == {str(lost), str(lost.with_name("hypotheses-test.tsv"))}
-
-
-def test_a_changed_configuration_is_refused_with_both_lines(work_dir):
-    run.begin(str(work_dir / "run"), "STEPS = 4\nSEEDS = (0,)\n")
-    run.begin(str(work_dir / "run"), "STEPS = 4\nSEEDS = (0,)\n")
-    with pytest.raises(UserError, match=r"begun with another configuration \('STEPS = 4' there, 'STEPS = 5' now\)"):
-        run.begin(str(work_dir / "run"), "STEPS = 5\nSEEDS = (0,)\n")
-    with pytest.raises(UserError, match=r"'SEEDS = \(0,\)' there, '\(nothing\)' now"):
-        run.begin(str(work_dir / "run"), "STEPS = 4\n")
 
 
 def test_preparation_writes_every_corpus_once_with_one_tokenizer(work_dir):

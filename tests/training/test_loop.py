@@ -1,5 +1,9 @@
 import dataclasses
 import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from tests import tiny
 from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.saving import hash_weights
+from tf_rnnt_kd.preemption import MARKER, leaving_resumable
 from tf_rnnt_kd.training.averages import averaged
 from tf_rnnt_kd.training.loop import Evaluation, _Run, train
 from tf_rnnt_kd.training.objective import Objective
@@ -16,9 +21,16 @@ from tf_rnnt_kd.training.step import ReducedAdamW
 from tf_rnnt_kd.training.strategy import make_strategy
 from tf_rnnt_kd.training.summaries import Summaries
 
+ROOT = pathlib.Path(__file__).parents[2]
+
 
 class Killed(Exception):
     """Stands for whatever ends a process."""
+
+
+def usual(**changes):
+    common = {"checkpoint_every": 3, "evaluate_every": 4, "report_every": 2, "labelled_fraction": 0.3}
+    return tiny.training(6, **common, **changes)
 
 
 def run(folder, labelled, pseudo=(), *, objective=None, evaluators=(), settings=None, **model):
@@ -26,7 +38,7 @@ def run(folder, labelled, pseudo=(), *, objective=None, evaluators=(), settings=
         "toy",
         lambda: tiny.transducer(**model),
         objective or Objective(),
-        settings or tiny.training(6, checkpoint_every=3, evaluate_every=4, report_every=2, labelled_fraction=0.3),
+        settings or usual(),
         labelled,
         pseudo,
         folder=str(folder),
@@ -58,8 +70,8 @@ def soft(toy_records, toy_targets):
     return {"labelled": [toy_records], "pseudo": [toy_targets["factored"]], "objective": Objective(kl_weight=0.01)}
 
 
-@pytest.mark.slow  # tracing, four times
-def test_three_steps_a_restart_and_three_steps_equal_six_bit_for_bit(soft, tmp_path_factory, capsys):
+@pytest.mark.slow  # tracing, five times
+def test_six_steps_killed_once_and_stopped_once_equal_six_bit_for_bit(soft, tmp_path_factory, capsys):
     folder = tmp_path_factory.mktemp("loop")
     seen = []
 
@@ -70,14 +82,19 @@ def test_three_steps_a_restart_and_three_steps_equal_six_bit_for_bit(soft, tmp_p
     def die(model):
         raise Killed
 
+    def stop(model):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return watch(model)
+
     whole = run(folder / "whole", **soft, evaluators=[watch])
     with pytest.raises(Killed):  # after step 4: the checkpoint of step 3 is the newest
         run(folder / "parts", **soft, evaluators=[die])
-    together = tiny.training(
-        6, checkpoint_every=3, evaluate_every=4, report_every=2, labelled_fraction=0.3, steps_per_call=5
-    )
-    resumed = run(folder / "parts", **soft, evaluators=[watch], settings=together)
+    with pytest.raises(SystemExit) as end, leaving_resumable(str(folder), is_child=False):
+        run(folder / "parts", **soft, evaluators=[stop], settings=usual(steps_per_call=5))
+    assert end.value.code == 0 and (folder / MARKER).exists()
     assert ", from step 3" in capsys.readouterr().out
+    resumed = run(folder / "parts", **soft, evaluators=[watch], settings=usual(steps_per_call=5))
+    assert ", from step 4" in capsys.readouterr().out
     assert whole.steps == resumed.steps == 6 and whole.seconds > 0.0
     assert fingerprint(resumed.model) == fingerprint(whole.model)
     # Steps 4 and 6 of both, one step a call and as many as fit between stops; and a model that moved in between.
@@ -85,6 +102,27 @@ def test_three_steps_a_restart_and_three_steps_equal_six_bit_for_bit(soft, tmp_p
     assert any(name.startswith("events") for name in os.listdir(folder / "whole" / "tensorboard"))
     # A third start has nothing left to do and gives the same model.
     assert fingerprint(run(folder / "whole", **soft).model) == fingerprint(whole.model)
+    # Of two that are equal on the development set, the first is the best.
+    best = run(folder / "parts", **soft, settings=usual(handed_on="best"))
+    assert fingerprint(best.model) == seen[0] and "hands on step 4, dev_wer 50.00" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_training_goes_from_one_device_to_two_replicas_and_back(toy_records, toy_targets, work_dir):
+    records = [toy_records.folder, toy_targets["factored"].folder]
+    command = [sys.executable, "-m", "tests.training.moves", str(work_dir), *records]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(", from step 2") == 1 and done.stdout.count(", from step 4") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"handed_on": "first"}, "handed_on is 'first': it is"), ({"keep_checkpoints": 0}, "keep_checkpoints is 0")],
+)
+def test_settings_that_make_no_sense_are_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        usual(**change)
 
 
 def test_the_loss_falls_on_the_toy_language(toy_records, tmp_path_factory, written):

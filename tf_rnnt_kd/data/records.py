@@ -196,7 +196,9 @@ def write_records(
         if joint is not None:
             shards.write_atomically(os.path.join(folder, JOINT), _joint_bytes(joint))
         entries = _write_shards(folder, items, to_records, plan, on_progress)
-        shards.write_atomically(os.path.join(folder, MANIFEST), _dump_manifest(_make_manifest(plan, measured, entries)))
+        shards.write_atomically(
+            os.path.join(folder, MANIFEST), shards.dump_signed(_make_manifest(plan, measured, entries))
+        )
         return open_records(folder)
 
 
@@ -264,7 +266,7 @@ def _begin(folder: str, plan: dict[str, Any]) -> None:
     foreign = sorted(name for name in names if name == MANIFEST or name.endswith(".tfrecord"))
     if foreign:
         raise UserError(f"{folder} holds {foreign[0]} but no {PLAN}: delete {folder} or choose another folder")
-    shards.write_atomically(path, _dump(plan))
+    shards.write_atomically(path, shards.dump_json(plan))
 
 
 def _check_same_plan(path: str, plan: dict[str, Any]) -> None:
@@ -354,7 +356,7 @@ def _load_manifest(path: str) -> dict[str, Any]:
         )
     with open(path, "rb") as file:
         # Compared as bytes, so that no flipped byte passes, not even one in white space.
-        if file.read() != _dump_manifest({key: value for key, value in manifest.items() if key != "sha256"}):
+        if file.read() != shards.dump_signed({key: value for key, value in manifest.items() if key != "sha256"}):
             raise shards.damaged(path, "its sha256 does not fit its content")
     return manifest
 
@@ -380,14 +382,6 @@ def _load_json(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise shards.damaged(path, "it is not readable")
     return content
-
-
-def _dump(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode("ascii")
-
-
-def _dump_manifest(content: dict[str, Any]) -> bytes:
-    return _dump({**content, "sha256": shards.sha256_of(_dump(content))})
 
 
 @contextlib.contextmanager

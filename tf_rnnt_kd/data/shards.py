@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -127,6 +128,16 @@ def dump_arrays(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def dump_json(content: dict[str, Any]) -> bytes:
+    """JSON; equal contents give equal bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode("ascii")
+
+
+def dump_signed(content: dict[str, Any]) -> bytes:
+    """JSON that also holds the sha256 of the rest of it."""
+    return dump_json({**content, "sha256": sha256_of(dump_json(content))})
 
 
 def damaged(path: str, what: str) -> UserError:

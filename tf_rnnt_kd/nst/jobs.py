@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.nst.plan import Generation, Plan
+from tf_rnnt_kd.preemption import CHILD_CODE, Preempted
 from tf_rnnt_kd.progress import BAR_POSITION
 
 _PARENT = "TF_RNNT_KD_PARENT"  # environment: the process whose death ends a child
@@ -98,8 +99,8 @@ def run_jobs(jobs: Sequence[Job], command: Callable[[Job], Sequence[str]], at_on
     """Runs each job in a child process as soon as its teacher is finished, `at_once` at a time.
 
     Raises:
-      SystemExit: with the exit code of the first child that failed; the others are stopped. They lose nothing but the
-        steps since their last checkpoint.
+      SystemExit: with the exit code of the first child that failed; the others are stopped, and save.
+      Preempted: if a child was stopped by SIGTERM; the others are stopped too, and save.
     """
     waiting = list(jobs)
     running: dict[int, tuple[Job, subprocess.Popen]] = {}
@@ -134,8 +135,15 @@ def _collect(running):
         code = child.poll()
         if code is not None:
             del running[slot]
+            if code == CHILD_CODE:
+                raise Preempted
             if code:
                 raise SystemExit(code)  # the child has said why
+
+
+def is_child() -> bool:
+    """Whether this process does one job of a parent's."""
+    return _PARENT in os.environ
 
 
 def end_with_parent() -> None:

@@ -13,7 +13,6 @@ goes on wherever it was stopped, and does nothing when nothing is left to do.
 import contextlib
 import fcntl
 import functools
-import itertools
 import json
 import os
 import time
@@ -43,23 +42,6 @@ _CHUNK = 10_240  # samples fed to a streaming export at once, 640 ms
 _EXAMPLES = 6  # hypotheses shown in TensorBoard
 
 
-def begin(work_dir: str, config: str) -> None:
-    """Makes the run folder and binds it to its configuration: a folder begun with another one is refused."""
-    os.makedirs(work_dir, exist_ok=True)
-    path = os.path.join(work_dir, "config.gin")
-    if not os.path.exists(path):
-        write_text(path, config)
-        return
-    with open(path, encoding="utf-8") as file:
-        before = file.read()
-    for old, new in itertools.zip_longest(before.splitlines(), config.splitlines(), fillvalue="(nothing)"):
-        if old != new:
-            raise UserError(
-                f"{work_dir} was begun with another configuration ({old.strip()!r} there, {new.strip()!r} now): "
-                "restore it, or choose another --work_dir"
-            )
-
-
 def run_plan(
     plan: Plan, work_dir: str, strategy: Callable[[], tf.distribute.Strategy], children: Children | None
 ) -> str:
@@ -67,7 +49,7 @@ def run_plan(
 
     Args:
       plan: what to do.
-      work_dir: where; `begin` has bound it to the plan's configuration.
+      work_dir: where; `configuration.begin` has bound it to the plan's configuration.
       strategy: makes the strategy when the first model is trained in this process.
       children: how to run generations side by side in processes of their own; None for one after the other in this one.
     """
@@ -81,13 +63,13 @@ def run_plan(
     return report(plan, work_dir) + _demonstrate(plan, work_dir)
 
 
-def run_together(plan: Plan, work_dir: str, config: str, strategy: tf.distribute.Strategy) -> str | None:
+def run_together(plan: Plan, work_dir: str, begin: Callable[..., None], strategy: tf.distribute.Strategy) -> str | None:
     """The whole plan by several workers that share `work_dir`: all train, the chief does everything else.
 
     Args:
       plan: what to do.
       work_dir: on storage that all workers reach by this path.
-      config: as in `begin`; a worker with another one than the chief's is refused.
+      begin: `configuration.begin` for this folder and this worker's configuration, which has to be the chief's.
       strategy: over the workers.
 
     Returns:
@@ -95,11 +77,11 @@ def run_together(plan: Plan, work_dir: str, config: str, strategy: tf.distribute
     """
     chief = is_chief(strategy)
     if chief:
-        begin(work_dir, config)
+        begin()
         _prepare(plan, work_dir)
     of_chief(strategy, 0)
     if not chief:
-        begin(work_dir, config)
+        begin(must_be_equal=True)
     for job in list_jobs(plan):
         if not of_chief(strategy, is_finished(plan, job, work_dir)):
             run_job(plan, job, work_dir, strategy)

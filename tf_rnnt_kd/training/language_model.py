@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_rnnt_kd.data.sentences import batch_sentences
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.language_model import LanguageModel
+from tf_rnnt_kd.preemption import deferred
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.step import ReducedAdamW
@@ -86,13 +87,14 @@ def train_language_model(
     update = _make_step(model, optimizer, training.clip_norm)
     evaluate = make_perplexity(model, development, training)
     first = checkpoint.restore()
-    seconds, start = float(checkpoint.seconds.numpy()), time.monotonic()
+    seconds, start = checkpoint.seconds, time.monotonic()
     at = f", from step {first}" if first else ""
     say(f"  {name}: {model.count_params() / 1e6:.2f} M parameters, {len(sentences)} sentences{at}")
     sizes = {"batch_labels": training.batch_labels, "max_labels": training.max_labels}
     batches = batch_sentences(sentences, **sizes, seed=seed, first=first)
     recent = []
-    with Progress(f"train {name}", training.steps, "steps", first) as progress:
+    watched = Progress(f"train {name}", training.steps, "steps", first)
+    with watched as progress, deferred() as is_preempted, checkpoint:
         for step, batch in zip(range(first + 1, training.steps + 1), batches, strict=False):
             recent.append(float(update(*batch)))
             last = step == training.steps
@@ -105,8 +107,11 @@ def train_language_model(
                 found = evaluate()
                 summaries.write_numbers(step, {"dev_perplexity": found})
                 say(f"  {name}: step {step}: perplexity {found:.3f} a label")
-            if last or step % training.checkpoint_every == 0:
+            stopping = is_preempted()
+            if last or stopping or step % training.checkpoint_every == 0:
                 checkpoint.save(step, seconds + time.monotonic() - start)
+            if stopping:
+                break
     return model
 
 

@@ -24,14 +24,17 @@ from tf_rnnt_kd.data.pipeline import (
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.preemption import Preempted, deferred
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.training.averages import averaged, take_averages
 from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
-from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief
+from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief, total_of_workers
 from tf_rnnt_kd.training.summaries import Summaries
+
+_BEST_BY = "dev_wer"  # the number of an evaluation by which checkpoints are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Training:
       report_every: steps between numbers for TensorBoard.
       evaluate_every: steps between evaluations on the development set.
       checkpoint_every: steps between checkpoints.
+      keep_checkpoints: how many of the newest stay, besides the best on the development set.
+      handed_on: which weights a finished training has: of the "last" step, or the "best" on the development set.
     """
 
     steps: int
@@ -86,6 +91,14 @@ class Training:
     report_every: int = 50
     evaluate_every: int = 500
     checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    handed_on: str = "last"
+
+    def __post_init__(self):
+        if self.handed_on not in ("last", "best"):
+            raise UserError(f'handed_on is {self.handed_on!r}: it is "last" or "best"')
+        if self.keep_checkpoints < 1:
+            raise UserError(f"keep_checkpoints is {self.keep_checkpoints}: a run needs one to go on from")
 
     def next_stop(self, step: int) -> int:
         """The next step after `step` at which the graph is left."""
@@ -158,7 +171,13 @@ class _Run:
             self.model = model_factory()
             self.optimizer = _make_optimizer(training, self.model)
             self.optimizer.build(self.model.trainable_variables)
-            self.checkpoint = TrainingCheckpoint(os.path.join(folder, "checkpoints"), self.model, self.optimizer)
+            self.checkpoint = TrainingCheckpoint(
+                os.path.join(folder, "checkpoints"),
+                self.model,
+                self.optimizer,
+                keep=training.keep_checkpoints,
+                writes=self.chief,
+            )
         self.summaries = Summaries(os.path.join(folder, "tensorboard") if self.chief else None)
         self.schedule = make_schedule(
             labelled,
@@ -187,15 +206,24 @@ class _Run:
     def fit(self):
         first = self.checkpoint.restore()
         _check_agreement(self.strategy, self.name, first)
-        self.seconds, self.start = float(self.checkpoint.seconds.numpy()), time.monotonic()
+        self.seconds, self.start = self.checkpoint.seconds, time.monotonic()
         self._announce(first)
         if first == 0 and self.chief:
             self._show_features()
         if first < self.training.steps:
-            self._take_steps(first)
+            with deferred() as is_preempted:
+                with self.checkpoint:
+                    stopped = self._take_steps(first, is_preempted)
+                of_chief(self.strategy, 0)  # which may still be writing
+                if stopped:
+                    raise Preempted
+        if self.training.handed_on == "best" and self.chief:
+            wer, step = self.checkpoint.restore_best()
+            say(f"  {self.name}: hands on step {step}, {_BEST_BY} {wer:.2f}")
         take_averages(self.model, self.optimizer)
 
-    def _take_steps(self, step):
+    def _take_steps(self, step, is_preempted):
+        """Trains to the end, or until it is to be left: then true."""
         how = self.training.augmentation, self.training.input_servers
         batches = distribute_batches(self.strategy, lambda share: self._batches(step, how[0], share, how[1]))
         call, iterator, recent = make_call(self.strategy, self.step, batches), iter(batches), []
@@ -207,18 +235,29 @@ class _Run:
                 if step % self.training.report_every == 0 or step == self.training.steps:
                     progress.update(step, self._report(step, recent))
                     recent = []
-                self._pause(step)
+                if self._pause(step, is_preempted):
+                    return True
+        return False
 
-    def _pause(self, step):
-        """What happens between steps: evaluation, then a checkpoint, so that a restart does not evaluate twice."""
-        last = step == self.training.steps
+    def _pause(self, step, is_preempted):
+        """Between steps: evaluation, then a checkpoint, so that a restart does not evaluate twice. True: stop here."""
+        last, wer = step == self.training.steps, None
         if last or step % self.training.evaluate_every == 0:
-            self._evaluate(step)
-        if last or step % self.training.checkpoint_every == 0:
+            wer = self._evaluate(step)
+        stopping = self._is_stopped(step, is_preempted)
+        due = last or stopping or step % self.training.checkpoint_every == 0
+        if due or self.checkpoint.is_best(wer):
             now = time.monotonic()
             self.seconds, self.start = self.seconds + now - self.start, now
-            if self.chief:
-                self.checkpoint.save(step, self.seconds)
+            self.checkpoint.save(step, self.seconds, wer)
+        return stopping
+
+    def _is_stopped(self, step, is_preempted):
+        """Whether to save and leave: several workers ask each other only when they report, as they have to agree."""
+        if num_workers(self.strategy) == 1:
+            return is_preempted()
+        asks = step % self.training.report_every == 0 or step == self.training.steps
+        return asks and total_of_workers(self.strategy, is_preempted()) > 0
 
     def _batches(self, first, augmentation, share=WHOLE, servers=()):
         return read_batches(
@@ -270,6 +309,8 @@ class _Run:
                 )
 
     def _evaluate(self, step):
+        """Runs the evaluators; returns the word error rate by which checkpoints are compared, if one found it."""
+        wer = None
         for evaluate in self.evaluators if self.chief else ():
             with averaged(self.model, self.optimizer):
                 numbers, examples = evaluate(self.model)
@@ -277,6 +318,8 @@ class _Run:
             self.summaries.write_text(step, "hypotheses", examples)
             shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
             say(f"  {self.name}: step {step}: {shown}")
+            wer = numbers.get(_BEST_BY, wer)
+        return wer
 
 
 def _make_optimizer(training: Training, model: Transducer) -> ReducedAdamW:

@@ -49,16 +49,21 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
     """The chief's number in all workers, which wait for each other here; in one process the number itself."""
-    rank, count = _rank(strategy)
+    return total_of_workers(strategy, number if is_chief(strategy) else 0)
+
+
+def total_of_workers(strategy: tf.distribute.Strategy, number: int) -> int:
+    """The sum of the numbers of all workers, which wait for each other here; in one process the number itself."""
+    count = num_workers(strategy)
     if count == 1:
         return number
-    given = tf.constant(number if rank == 0 else 0, tf.int64)
+    given = tf.constant(number, tf.int64)
 
     @tf.function(autograph=False)
     def total():
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(given)), axis=None)
 
-    return int(total()) // (strategy.num_replicas_in_sync // count)  # every replica of the chief has given it
+    return int(total()) // (strategy.num_replicas_in_sync // count)  # every replica of a worker has given it
 
 
 @contextlib.contextmanager

@@ -1,0 +1,127 @@
+import os
+
+import pytest
+
+from tf_rnnt_kd.config import load_plan
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.nst.configuration import begin, find_changes
+
+CONFIG = """from tests import toy
+
+# Macros:
+# ==============================================================================
+EVERY = 50
+STEPS = 4
+
+# Parameters for Training:
+# ==============================================================================
+Training.report_every = %EVERY
+Training.evaluate_every = 100
+teacher/Training.steps = %STEPS
+Training.buckets = \\
+    (1.0, 2.0,
+     3.0)
+Plan.name = 'toy'
+Plan.comparisons = [('a', 'b')]
+"""
+
+
+def changed(*replacements, before=CONFIG):
+    now = before
+    for old, new in replacements:
+        assert old in now
+        now = now.replace(old, new)
+    return find_changes(before, now)
+
+
+def test_a_parameter_that_changes_the_result_is_found_with_both_values():
+    assert changed(("STEPS = 4", "STEPS = 5")) == {"STEPS": ("4", "5")}
+    assert changed(("     3.0)", "     4.0)")) == {"Training.buckets": ("(1.0, 2.0, 3.0)", "(1.0, 2.0, 4.0)")}
+    assert changed(("steps = %STEPS", "steps = 4")) == {"teacher/Training.steps": ("%STEPS", "4")}
+    assert changed(("STEPS = 4\n", ""), ("%STEPS", "4")) == {
+        "STEPS": ("4", "(nothing)"),
+        "teacher/Training.steps": ("%STEPS", "4"),
+    }
+    assert changed(("from tests import toy", "from tests import tiny")).keys() == {
+        "from tests import toy",
+        "from tests import tiny",
+    }
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        ("EVERY = 50", "EVERY = 7"),
+        ("report_every = %EVERY", "report_every = 7"),
+        ("report_every = %EVERY", "checkpoint_every = %EVERY"),
+        ("evaluate_every = 100", "evaluate_every = 7"),
+        ("evaluate_every = 100", "keep_checkpoints = 7"),
+        ("'toy'", "'another'"),
+        ("[('a', 'b')]", "[]"),
+        ("# Macros", "# Other words"),
+        ("(1.0, 2.0,\n     3.0)", "(1.0, 2.0, 3.0)"),
+    ],
+)
+def test_what_leaves_the_result_as_it_is_may_change(replacement):
+    assert changed(replacement) == {}
+
+
+def test_a_macro_counts_as_soon_as_one_of_its_readers_does():
+    before = CONFIG + "Training.warmup = %EVERY\n"
+    assert changed(("EVERY = 50", "EVERY = 7"), before=before) == {"EVERY": ("50", "7")}
+
+
+def test_when_to_evaluate_counts_where_the_best_weights_are_handed_on():
+    before = CONFIG + "Training.handed_on = 'best'\n"
+    name = "Training.evaluate_every"
+    assert changed(("evaluate_every = 100", "evaluate_every = 7"), before=before) == {name: ("100", "7")}
+    assert changed(("'best'", "'last'"), before=before) == {"Training.handed_on": ("'best'", "'last'")}
+
+
+def test_a_folder_begun_with_another_configuration_is_refused_by_name(work_dir):
+    folder = str(work_dir / "run")
+    begin(folder, CONFIG)
+    begin(folder, CONFIG)
+    words = r"begun with another configuration \(STEPS = 4 there, STEPS = 5 now\): .* --allow_config_change"
+    with pytest.raises(UserError, match=words):
+        begin(folder, CONFIG.replace("STEPS = 4", "STEPS = 5"))
+    assert os.listdir(folder) == ["config.gin"] and (work_dir / "run" / "config.gin").read_text() == CONFIG
+
+
+def test_a_change_that_is_allowed_is_said_and_the_configurations_before_are_kept(work_dir, capsys):
+    other, third = CONFIG.replace("STEPS = 4", "STEPS = 5"), CONFIG.replace("STEPS = 4", "STEPS = 6")
+    for config in (CONFIG, other, other, third):
+        begin(str(work_dir), config, allow_change=True)
+    assert capsys.readouterr().out == "  STEPS = 5 from here on, 4 before\n  STEPS = 6 from here on, 5 before\n"
+    assert [(work_dir / name).read_text() for name in sorted(os.listdir(work_dir))] == [CONFIG, other, third]
+
+
+def test_a_worker_has_the_configuration_of_the_chief_to_the_letter(work_dir):
+    begin(str(work_dir), CONFIG)
+    begin(str(work_dir), CONFIG, must_be_equal=True)
+    with pytest.raises(UserError, match=r"config\.gin differs from this worker's configuration"):
+        begin(str(work_dir), CONFIG.replace("EVERY = 50", "EVERY = 7"), allow_change=True, must_be_equal=True)
+
+
+def test_a_change_without_effect_is_written_down_in_silence(work_dir, capsys):
+    begin(str(work_dir), CONFIG)
+    begin(str(work_dir), CONFIG.replace("EVERY = 50", "EVERY = 7"))
+    assert os.listdir(work_dir) == ["config.gin"] and "EVERY = 7" in (work_dir / "config.gin").read_text()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        ("loop.Training.report_every=7", {}),
+        ("plan.Plan.comparisons=[]", {}),
+        ("TEACHER_STEPS=7", {"TEACHER_STEPS"}),
+        ("soft/objective.Objective.temperature=2.0", {"soft/tf_rnnt_kd.training.objective.Objective.temperature"}),
+        ("plan.Plan.seeds=(4, 5)", {"plan.Plan.seeds"}),
+    ],
+)
+def test_the_text_that_gin_writes_is_read(param, changes):
+    before, now = (load_plan("configs/quickstart.gin", params)[1] for params in ([], [param]))
+    assert before != now
+    found = find_changes(before, now)
+    assert {name.rsplit(".", 1)[-1] for name in found} == {name.rsplit(".", 1)[-1] for name in changes}
