@@ -7,7 +7,7 @@
 Each measurement is a process. Networks are Conformer S transducers (10.3 M parameters), from samples to updated
 weights: features, forward, loss, backward, Adam, the same batch every time, no augmentation. `step` is this package's
 training step without auxiliary CTC, which the peer has not; `+ctc` adds it, `+kl` a teacher by stored factored targets
-at weight 0.01, `+bf16` the mixed precision, `@N` divides the batch among N replicas on as many logical CPUs. `features`,
+at weight 0.01, `+bf16` mixed precision, `@N` divides the batch among N replicas on as many logical CPUs. `features`,
 `encoder`, `prediction`, `joint` (joint network and loss) and `optimizer` are parts of `step` alone, forward and
 backward. `tensorflowasr` is the peer's step in its own environment (`tensorflowasr==3.1.1`).
 """
@@ -71,7 +71,9 @@ def our_step(tf, samples, labels, options, replicas):
         optimizer = ReducedAdamW(1e-4)
         optimizer.build(model.trainable_variables)
     objective = Objective(kl_weight=0.01 if "kl" in options else 0.0, ctc_weight=0.3 if "ctc" in options else 0.0)
-    joint = TeacherJoint(tf.random.normal([320, VOCABULARY]) * 0.05, tf.zeros([VOCABULARY])) if "kl" in options else None
+    joint = (
+        TeacherJoint(tf.random.normal([320, VOCABULARY]) * 0.05, tf.zeros([VOCABULARY])) if "kl" in options else None
+    )
     step = make_train_step(model, optimizer, objective, joint, clip_norm=1.0)
 
     def make_batch(samples, labels):

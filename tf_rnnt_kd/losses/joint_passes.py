@@ -306,9 +306,7 @@ def _over_list(
     return tf.while_loop(lambda index, _: index < count, add, (0, sums), parallel_iterations=1)[1]
 
 
-def _add_divergence(
-    task: Task, sums: tf.Tensor | tuple[()], tile: Tile, weight: tf.Tensor
-) -> tf.Tensor | tuple[()]:
+def _add_divergence(task: Task, sums: tf.Tensor | tuple[()], tile: Tile, weight: tf.Tensor) -> tf.Tensor | tuple[()]:
     if tile.teacher is None or not tf.is_tensor(sums):
         return sums
     nodes = node_divergence(task.node, tile.logits, tile.teacher, tile.upcoming)
