@@ -1,5 +1,5 @@
 """A training that goes from one device to two replicas and back; run as a program by `test_loop.py`, as it needs two
-logical CPUs: `python -m tests.training.moves FOLDER RECORDS TARGETS`.
+logical CPUs: `python -m tests.training.moves FOLDER RECORDS`.
 """
 
 import sys
@@ -24,7 +24,6 @@ def run(folder, records, strategy, stop):
     training = tiny.training(
         6,
         buckets=Buckets((1.2, 2.0), batch_seconds=8.0, batch_multiple=2),
-        labelled_fraction=0.3,
         checkpoint_every=1,
         evaluate_every=1,
         ema_decay=0.8,
@@ -41,14 +40,14 @@ def run(folder, records, strategy, stop):
         return tiny.transducer(dropout=0.0)  # whose masks are of a replica's rows
 
     how = {"folder": folder, "seed": 5, "strategy": strategy, "evaluators": [watch]}
-    return train("toy", model, Objective(kl_weight=0.01), training, [records[0]], [records[1]], **how).model
+    return train("toy", model, Objective(), training, [records], [], **how).model
 
 
-def main(folder, *records):
+def main(folder, records):
     """Compares the weights after six steps."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    records = [open_records(path) for path in records]
+    records = open_records(records)
     one, two = make_strategy("one_device"), make_strategy("mirrored")
     assert two.num_replicas_in_sync == 2
     expected = run(f"{folder}/whole", records, one, 6)
