@@ -17,7 +17,7 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 def describe(plan: Plan) -> str:
     """Builds every model of the plan and runs one frame through it; returns sizes, steps and storage as text."""
-    vocabulary_size = plan.tokenizer.vocabulary_size or _CHARACTERS
+    vocabulary_size = vocabulary_of(plan)
     lines = [f"plan {plan.name}: {len(plan.generations)} generations, {len(plan.seeds)} seed(s)", "", "corpora"]
     for corpus in plan.corpora:
         hours = "size known when prepared" if corpus.hours is None else f"{corpus.hours:g} h, {_audio(corpus.hours)}"
@@ -30,6 +30,11 @@ def describe(plan: Plan) -> str:
         del model
         keras.backend.clear_session()
     return "\n".join(lines)
+
+
+def vocabulary_of(plan: Plan) -> int:
+    """V, blank included, as far as the plan alone says it."""
+    return plan.tokenizer.vocabulary_size or _CHARACTERS
 
 
 def _describe_language_model(spec: LanguageModelSpec, vocabulary_size: int) -> str:
