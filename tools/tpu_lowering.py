@@ -30,8 +30,7 @@ from tf_rnnt_kd.nst.outline import vocabulary_of
 from tf_rnnt_kd.nst.plan import Generation
 from tf_rnnt_kd.training.objective import TeacherJoint
 from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
-
-TRAIN = "train"  # the part that is a training step; any other is the beam of a search: "1", "8"
+from tools.tpu_fit import TRAIN
 
 
 @dataclasses.dataclass(frozen=True)
