@@ -1,6 +1,6 @@
 """The training step and the search of a plan as StableHLO, with static shapes, in little memory.
 
-`tools/tpu_compile.py` starts a process for each program. What is lowered is what `training.step.make_train_step` and
+`tools/tpu_compile.py` starts a process for each program. What is lowered is what `training.loop.make_step` and
 `decoding.offline.recognize` give, at the plan's own model, objective, precision and optimizer; only the values of
 weights and moments are not real: all share one buffer of zeros, since a program depends on their shapes alone.
 """
@@ -28,8 +28,8 @@ from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP
 from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
 from tf_rnnt_kd.nst.outline import vocabulary_of
 from tf_rnnt_kd.nst.plan import Generation
+from tf_rnnt_kd.training.loop import make_optimizer, make_step
 from tf_rnnt_kd.training.objective import TeacherJoint
-from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
 from tools.tpu_fit import TRAIN
 
 
@@ -101,15 +101,13 @@ def batch_specs(model: Transducer, generation: Generation, batch: int, frames: i
 
 def train_step(model: Transducer, generation: Generation) -> Callable[[Batch], dict[str, tf.Tensor]]:
     """The update that `training.loop` runs, on one replica, compiled as on a TPU."""
-    training = generation.training
-    optimizer = ReducedAdamW(training.learning_rate, weight_decay=training.weight_decay, beta_2=training.beta_2)
+    training = dataclasses.replace(generation.training, jit_compile=True)
+    optimizer = make_optimizer(training, model)
     optimizer.build(model.trainable_variables)
     joint = None
     if generation.codec == "factored":
         joint = TeacherJoint(tf.zeros([model.joint_width, model.vocabulary_size]), tf.zeros([model.vocabulary_size]))
-    step = make_train_step(
-        model, optimizer, generation.objective, joint, clip_norm=training.clip_norm, jit_compile=True
-    )
+    step = make_step(model, optimizer, generation.objective, training, joint, seed=0)
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     return lambda batch: step(strategy, batch)
 

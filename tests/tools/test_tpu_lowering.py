@@ -25,6 +25,20 @@ def generation(codec="factored", dtype="float32"):
     )
 
 
+def run_compiler(folder, program, topology):
+    if not (ENVIRONMENT / "bin" / "python").exists():
+        pytest.skip(f"{ENVIRONMENT.name} is missing: tools/tpu_compile.py installs the TPU compiler there")
+    (folder / "program").write_bytes(program)
+    command = [ENVIRONMENT / "bin" / "python", tpu_lowering.__file__.replace("lowering", "compiler")]
+    command += [folder / "program", topology]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def product(size):
+    return tpu_lowering.lower(lambda a: tf.tanh(a @ a) @ a, [tf.TensorSpec([size, size])])
+
+
 @pytest.mark.parametrize(("codec", "dtype"), [("factored", "float32"), ("lattice", "float16"), (None, "float32")])
 def test_a_step_is_lowered_for_what_the_pipeline_reads(codec, dtype, toy_records, toy_targets):
     pseudo = toy_targets[codec] if codec else toy_records
@@ -48,6 +62,7 @@ def test_without_weights_a_model_is_the_same_but_for_their_values():
     assert any(np.any(v) for v in tiny.transducer().trainable_variables)  # and only within
 
 
+@pytest.mark.slow  # a whole step in the TPU compiler
 def test_a_step_updates_weights_and_moments_in_place(work_dir):
     with tpu_lowering.weightless():
         model = tiny.transducer()
@@ -57,20 +72,6 @@ def test_a_step_updates_weights_and_moments_in_place(work_dir):
     state = sum(4 * int(np.prod(v.shape)) for v in model.trainable_variables) * 3  # weights and two moments each
     assert found["arguments"] >= state and found["aliased"] >= state
     assert found["outputs"] - found["aliased"] < 0.1 * state
-
-
-def run_compiler(folder, program, topology):
-    if not (ENVIRONMENT / "bin" / "python").exists():
-        pytest.skip(f"{ENVIRONMENT.name} is missing: tools/tpu_compile.py installs the TPU compiler there")
-    (folder / "program").write_bytes(program)
-    command = [ENVIRONMENT / "bin" / "python", tpu_lowering.__file__.replace("lowering", "compiler")]
-    command += [folder / "program", topology]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def product(size):
-    return tpu_lowering.lower(lambda a: tf.tanh(a @ a) @ a, [tf.TensorSpec([size, size])])
 
 
 def test_the_tpu_compiler_says_what_a_program_takes(work_dir):

@@ -13,8 +13,8 @@ import tensorflow as tf
 from tests import tiny
 from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule, read_batches
 from tf_rnnt_kd.data.records import open_records
+from tf_rnnt_kd.training.loop import make_optimizer, make_step
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
-from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
 from tf_rnnt_kd.training.strategy import make_strategy
 
 
@@ -23,11 +23,12 @@ def main(labelled, pseudo, dump):
     schedule = make_schedule([sets[0]], [sets[1]], tiny.BUCKETS, num_steps=40, labelled_fraction=0.3, seed=0)
     batches = read_batches(sets, schedule, first_step=0, augmentation=Augmentation(), seed=0, with_teacher=True)
     model = tiny.transducer(rematerialise=True)
-    optimizer = ReducedAdamW(1e-3)
+    training = tiny.training(40, jit_compile=True)
+    optimizer = make_optimizer(training, model)
     optimizer.build(model.trainable_variables)
     joint = TeacherJoint(tf.constant(sets[1].kernel), tf.constant(sets[1].bias))
     objective, strategy = Objective(kl_weight=0.01), make_strategy("one_device")
-    step = make_train_step(model, optimizer, objective, joint, clip_norm=1.0, jit_compile=True)
+    step = make_step(model, optimizer, objective, training, joint, seed=0)
     # As the training loop traces it: once, for all buckets.
     call = tf.function(
         lambda batch: step(strategy, batch), input_signature=[batches.element_spec], jit_compile=True, autograph=False

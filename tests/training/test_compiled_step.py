@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import tiny
 
 
+@pytest.mark.slow  # XLA, once a bucket
 def test_after_one_pass_over_the_buckets_nothing_is_traced_or_compiled(toy_records, toy_targets, work_dir):
     """The real step as XLA compiles it, in a process of its own: the flag that shows programs is read once."""
     environment = {

@@ -169,7 +169,7 @@ class _Run:
         keras.config.set_dtype_policy(training.precision)
         with strategy.scope():
             self.model = model_factory()
-            self.optimizer = _make_optimizer(training, self.model)
+            self.optimizer = make_optimizer(training, self.model)
             self.optimizer.build(self.model.trainable_variables)
             self.checkpoint = TrainingCheckpoint(
                 os.path.join(folder, "checkpoints"),
@@ -191,17 +191,8 @@ class _Run:
         parts = training.accumulation * num_workers(strategy)
         check_memory(self.model, objective, training.buckets, rooms, available_bytes(), parts)
         self.with_teacher = objective.needs_teacher
-        self.step = make_train_step(
-            self.model,
-            self.optimizer,
-            objective,
-            _teacher_joint(self.sets, self.model) if self.with_teacher else None,
-            clip_norm=training.clip_norm,
-            jit_compile=training.jit_compile,
-            accumulation=training.accumulation,
-            l2=training.l2,
-            noise=_make_noise(training, self.model, seed),
-        )
+        joint = _teacher_joint(self.sets, self.model) if self.with_teacher else None
+        self.step = make_step(self.model, self.optimizer, objective, training, joint, seed)
 
     def fit(self):
         first = self.checkpoint.restore()
@@ -322,11 +313,34 @@ class _Run:
         return wer
 
 
-def _make_optimizer(training: Training, model: Transducer) -> ReducedAdamW:
+def make_optimizer(training: Training, model: Transducer) -> ReducedAdamW:
+    """The optimizer that `training` asks for, not yet built."""
     rates = decoder_rates(model, training.decoder_rate) if training.decoder_rate != 1.0 else None
     averages = {"use_ema": True, "ema_momentum": training.ema_decay} if training.ema_decay else {}
     return ReducedAdamW(
         training.learning_rate, rates=rates, weight_decay=training.weight_decay, beta_2=training.beta_2, **averages
+    )
+
+
+def make_step(
+    model: Transducer,
+    optimizer: ReducedAdamW,
+    objective: Objective,
+    training: Training,
+    teacher_joint: TeacherJoint | None,
+    seed: int,
+) -> Callable:
+    """`make_train_step` with what `training` says."""
+    return make_train_step(
+        model,
+        optimizer,
+        objective,
+        teacher_joint,
+        clip_norm=training.clip_norm,
+        jit_compile=training.jit_compile,
+        accumulation=training.accumulation,
+        l2=training.l2,
+        noise=_make_noise(training, model, seed),
     )
 
 
