@@ -170,10 +170,8 @@ class TrainingCheckpoint:
 
     def _check_layout(self, stored: list[Tensor]) -> None:
         ours = [(n, v.shape.as_list(), v.dtype.name) for n, v in zip(self._names, self._variables, strict=True)]
-        where, remedy = (
-            f"the checkpoint in {self.folder} is of another architecture",
-            "delete the folder or restore the config",
-        )
+        where = f"the checkpoint in {self.folder} is of another architecture"
+        remedy = "delete the folder or restore the config"
         for theirs, own in zip(stored, ours, strict=False):
             if tuple(theirs[:3]) != own:
                 raise UserError(f"{where}: {theirs.name} {theirs.shape} there, {own[0]} {own[1]} here; {remedy}")
