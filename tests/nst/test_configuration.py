@@ -56,6 +56,7 @@ def test_a_parameter_that_changes_the_result_is_found_with_both_values():
         ("report_every = %EVERY", "checkpoint_every = %EVERY"),
         ("evaluate_every = 100", "evaluate_every = 7"),
         ("evaluate_every = 100", "keep_checkpoints = 7"),
+        ("evaluate_every = 100", "input_servers = ('host:7',)"),
         ("'toy'", "'another'"),
         ("[('a', 'b')]", "[]"),
         ("# Macros", "# Other words"),
