@@ -82,6 +82,18 @@ def test_the_handler_before_is_back_afterwards(work_dir):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_handler_that_a_library_sets_is_replaced_on_request(work_dir):
+    before = signal.getsignal(signal.SIGTERM)
+    preemption.listen()  # nobody wants to hear of it
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemExit), leaving_resumable(str(work_dir), is_child=False):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        terminate()
+        preemption.listen()
+        terminate()
+        pytest.fail("SIGTERM did not arrive")
+
+
 def test_a_marker_that_cannot_be_written_is_one_line(work_dir):
     with pytest.raises(UserError, match="stopped by SIGTERM, but .*resumable can't be written: No such file"):
         with leaving_resumable(str(work_dir / "gone"), is_child=False):

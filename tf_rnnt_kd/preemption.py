@@ -23,6 +23,7 @@ class Preempted(BaseException):
 class _Signal:
     """What is known of the one signal of this process."""
 
+    heard = False
     came = False
     deferred = False
 
@@ -41,7 +42,9 @@ def leaving_resumable(work_dir: str, *, is_child: bool) -> Iterator[None]:
     if not is_child and os.path.exists(marker):
         os.remove(marker)
         say("  SIGTERM stopped this run: it goes on from there")
-    before = signal.signal(signal.SIGTERM, _receive)
+    before = signal.getsignal(signal.SIGTERM)
+    _Signal.heard = True
+    listen()
     try:
         yield
     except Preempted:
@@ -50,8 +53,14 @@ def leaving_resumable(work_dir: str, *, is_child: bool) -> Iterator[None]:
         _leave(marker)
         sys.exit(0)
     finally:
-        _Signal.came = False
+        _Signal.heard = _Signal.came = False
         signal.signal(signal.SIGTERM, before)
+
+
+def listen() -> None:
+    """Sets the handler of `leaving_resumable`, within that, again: libraries set one of their own."""
+    if _Signal.heard:
+        signal.signal(signal.SIGTERM, _receive)
 
 
 @contextlib.contextmanager

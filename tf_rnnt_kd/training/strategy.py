@@ -1,6 +1,7 @@
 """On which devices to train, and what is whose part where several processes train together."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.data.pipeline import Share
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.preemption import listen
 
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "one_device")
 
@@ -57,13 +59,19 @@ def total_of_workers(strategy: tf.distribute.Strategy, number: int) -> int:
     count = num_workers(strategy)
     if count == 1:
         return number
-    given = tf.constant(number, tf.int64)
+    # Every replica of a worker gives its number.
+    return int(_adder(strategy)(tf.constant(number, tf.int64))) // (strategy.num_replicas_in_sync // count)
+
+
+@functools.cache
+def _adder(strategy):
+    """Traced once a strategy."""
 
     @tf.function(autograph=False)
-    def total():
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(given)), axis=None)
+    def add(number):
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.identity, args=(number,)), axis=None)
 
-    return int(total()) // (strategy.num_replicas_in_sync // count)  # every replica of a worker has given it
+    return add
 
 
 @contextlib.contextmanager
@@ -103,10 +111,12 @@ def _rank(strategy):
 
 def _multiworker(_):
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(_cluster())
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster())
     except (ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the workers can't be joined ({reason}): check TF_CONFIG, or the Slurm step") from error
+    listen()  # TensorFlow's coordination service has taken SIGTERM for itself
+    return strategy
 
 
 def _cluster():
