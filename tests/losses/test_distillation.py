@@ -188,3 +188,15 @@ def test_eager_graph_and_xla_agree(function, compiled):
     found = tf.function(step, input_signature=signature, jit_compile=compiled)(*arguments)
     for values, wanted in zip(found, step(*arguments), strict=True):
         np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [lattice_kl, collapsed_lattice_kl])
+def test_a_logit_at_plus_infinity_stays_visible(loss):
+    logits = np.random.default_rng(0).normal(size=[2, 4, 3, 6]).astype(np.float32)
+    logits[0, 1, 1, 3] = np.inf
+    student, labels = tf.constant(logits), [] if loss is lattice_kl else [tf.constant([[1, 2], [3, 4]])]
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        values = loss(tf.zeros_like(student), student, *labels, tf.constant([4, 4]), tf.constant([2, 2]))
+    gradient = tape.gradient(values, student)
+    assert not np.all(np.isfinite(gradient[0])) and np.all(np.isfinite(gradient[1])) and np.isfinite(values[1])

@@ -162,6 +162,13 @@ def test_weights_that_are_nan_are_not_passed_over(frames_per_tile):
     assert np.all(np.isnan(gradient.kernel)) and np.all(np.any(np.isnan(gradient.encoded), axis=(1, 2)))
 
 
+def test_a_class_at_plus_infinity_is_not_passed_over():
+    batch = clean(large_batch(8))
+    batch.student.bias[0] = np.inf
+    _, gradient = value_and_gradient(batch)
+    assert np.isnan(gradient.bias[0]) and not np.any(np.all(np.isfinite(gradient.encoded), axis=(1, 2)))
+
+
 def test_an_excluded_class_makes_its_own_total_infinite_and_no_gradient_nan():
     batch = clean(large_batch(9))
     batch.student.bias[batch.labels[0, 0]] = -np.inf

@@ -170,6 +170,14 @@ def test_an_excluded_class_that_no_alignment_needs_is_harmless():
     assert np.all(np.isfinite(gradient)) and not np.any(gradient[..., unused])
 
 
+def test_a_logit_at_plus_infinity_stays_visible():
+    logits = np.random.default_rng(0).normal(size=[2, 4, 3, 6]).astype(np.float32)
+    logits[0, 1, 1, 3] = np.inf  # of a class that no alignment needs there
+    loss, gradient = loss_and_gradient(logits, [[1, 2], [3, 4]], [4, 4], [2, 2])
+    assert not np.isfinite(loss[0]) and not np.all(np.isfinite(gradient[0]))
+    assert np.isfinite(loss[1]) and np.all(np.isfinite(gradient[1]))
+
+
 def test_a_node_without_any_class_is_no_way_through():
     batch = lattice_batch(7, batch=1, frames=3, labels=2)
     batch.student[0, 1, 1] = -np.inf

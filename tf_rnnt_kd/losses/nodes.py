@@ -102,13 +102,17 @@ def log_sum_exp(logits: tf.Tensor) -> tf.Tensor:
     """
     largest = tf.reduce_max(logits, axis=-1)
     log_norm = largest - tf.math.log(tf.reduce_max(tf.nn.softmax(logits), axis=-1))
-    return tf.where(tf.math.is_inf(largest), 0.0, log_norm)
+    return tf.where(_is_none(largest), 0.0, log_norm)
 
 
 def softmax(logits: tf.Tensor) -> tf.Tensor:
     """Probabilities of the last axis; all 0 for a node without any class."""
-    none = tf.math.is_inf(tf.reduce_max(logits, axis=-1, keepdims=True))
-    return tf.where(none, 0.0, tf.nn.softmax(logits))
+    return tf.where(_is_none(tf.reduce_max(logits, axis=-1, keepdims=True)), 0.0, tf.nn.softmax(logits))
+
+
+def _is_none(largest: tf.Tensor) -> tf.Tensor:
+    """Whether all classes are excluded; a logit of +inf is an error that has to stay visible, as NaN."""
+    return largest == float("-inf")
 
 
 def _tempered(task: NodeTask, logits: tf.Tensor) -> tf.Tensor:
