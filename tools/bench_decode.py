@@ -12,51 +12,30 @@ matrix products of the encoder's layers alone: the limit) or `stream@Nms` (one s
 `tensorflowasr:` runs the peer in its own environment (`tensorflowasr==3.1.1`).
 """
 
-import argparse
 import functools
 import json
-import os
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from tools.conformers import SAMPLE_RATE, VOCABULARY, our_conformer, peer_conformer
+from tools.contestants import conclude, measure, read_arguments, usage
 
 OURS = """products@8 encoder@8 greedy@1 greedy@8 greedy@32 beam8@1 beam8@8 beam8@32 stream@80ms stream@640ms""".split()
 PEERS = "tensorflowasr:greedy@1 tensorflowasr:greedy@8 tensorflowasr:greedy@32 tensorflowasr:stream@640ms".split()
 SETTINGS = {"seconds": 10.0, "rate": 2.5, "repeats": 5, "chunks": 100, "threads": 1, "seed": 0}
-VOCABULARY, SAMPLE_RATE, RATE_TOLERANCE = 1024, 16_000, 0.1
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Its `small-streaming` and, without the last three and with biases in its attention, `small` configuration.
-PEER_CONFIG = {
-    "speech_config": {"sample_rate": SAMPLE_RATE, "frame_ms": 25, "stride_ms": 10, "nfft": 512}
-    | {"num_feature_bins": 80, "feature_type": "log_mel_spectrogram"},
-    "encoder_subsampling": {
-        "class_name": "tensorflow_asr.models.layers.subsampling>Conv2dSubsampling",
-        "config": {"filters": [144, 144], "kernels": [3, 3], "strides": [2, 2], "paddings": ["causal"] * 2}
-        | {"norms": ["batch"] * 2, "activations": ["swish"] * 2},
-    },
-    "encoder_kernel_size": 32,
-    "prediction_embed_dim": 320,
-    "joint_dim": 320,
-}
-PEER_STREAM = {"encoder_convm_dw_norm_type": "layer", "encoder_memory_length": 64, "encoder_chunk_size": 16}
+RATE_TOLERANCE = 0.1
 
 
 class Ours:
     """This package's Conformer S of `configs/models/s.gin`."""
 
     def __init__(self, tf, streaming):
-        import gin
-
-        from tf_rnnt_kd.models.transducer import Transducer
-
-        self._tf = tf
-        os.chdir(ROOT)
-        gin.parse_config_file("configs/models/s.gin", print_includes_and_imports=False)
-        with gin.config_scope("streaming" if streaming else None):
-            self.model = gin.get_configurable(Transducer)(VOCABULARY)
+        self._tf, self.model = tf, our_conformer(streaming)
         self.bias = self.model.joint.bias
 
     def whole(self, batch, beam):
@@ -111,14 +90,7 @@ class Peer:
     """TensorFlowASR's transducer of the same size."""
 
     def __init__(self, tf, streaming):
-        import types
-
-        from tensorflow_asr.models.transducer.conformer import Conformer
-
-        self._tf, self._batch = tf, None
-        options = PEER_STREAM if streaming else {"encoder_mhsam_use_attention_bias": True}
-        self.model = Conformer(blank=0, vocab_size=VOCABULARY, **PEER_CONFIG, **options)
-        object.__setattr__(self.model, "_tokenizer", types.SimpleNamespace(blank=0))
+        self._tf, self.model = tf, peer_conformer(streaming)
 
     def _make(self, batch):
         self.model.make(batch_size=batch)
@@ -215,12 +187,10 @@ def products(tf, network, samples):
     return lambda _: sum(tf.matmul(inputs[k.shape[0]], k)[0, 0].numpy() for k in kernels) is None
 
 
-def usage():
-    """Wall clock, processor time in seconds, resident memory in MiB."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
+def resident():
+    """Memory now, in MiB."""
     with open("/proc/self/statm", encoding="ascii") as file:
-        resident = int(file.read().split()[1]) * resource.getpagesize() / 2**20
-    return time.perf_counter(), own.ru_utime + own.ru_stime, resident
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def measure_whole(network, base, batch, args):
@@ -261,7 +231,7 @@ def measure_stream(network, milliseconds, args):
     for _ in range(args.repeats):
         labels, times = run(samples)
         rows.append(times)
-        memory.append(usage()[2])
+        memory.append(resident())
     spread = {f"p{q}_ms": [1e3 * float(np.percentile(times, q)) for times in rows] for q in (50, 95, 99)}
     return {"audio_s": seconds, "rate": labels / seconds, "wall_s": [sum(times) for times in rows], **spread} | {
         "resident_mib": memory
@@ -284,18 +254,11 @@ def work(args):
     print(json.dumps(row | {"parameters": int(network.model.count_params())}))
 
 
-def measure(name, args):
-    """One contestant in a process of its own."""
-    print("measuring", name, file=sys.stderr, flush=True)
-    python = args.tensorflowasr if name.startswith("tensorflowasr:") else sys.executable
-    environment = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= dict.fromkeys(["OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"], str(args.threads))
-    command = [python, __file__, "--worker", name, *(f"--{key}={getattr(args, key)}" for key in SETTINGS)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
-    if done.returncode:
-        return {"name": name, "error": (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]}
-    row = {"name": name} | json.loads(done.stdout.splitlines()[-1])
-    if row["rate"] is not None and abs(row["rate"] - args.rate) > RATE_TOLERANCE * args.rate:
+def measure_alike(name, args):
+    """One contestant in a process of its own; refused where it does not emit what it should."""
+    python = args.tensorflowasr if name.startswith("tensorflowasr:") else None
+    row = measure(__file__, name, python, args, SETTINGS)
+    if row.get("rate") is not None and abs(row["rate"] - args.rate) > RATE_TOLERANCE * args.rate:
         row["error"] = f"{row['rate']:.2f} labels a second where {args.rate} are wanted"
     return row
 
@@ -324,24 +287,11 @@ def args_last(row):
 
 def main():
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for key, value in SETTINGS.items():
-        parser.add_argument(f"--{key}", type=type(value), default=value, help="default: %(default)s")
-    parser.add_argument("--tensorflowasr", metavar="PYTHON", help="its environment's")
-    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="default: all that are available")
-    parser.add_argument("--output", help="a JSON file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_arguments(__doc__, SETTINGS, ["tensorflowasr"])
     if args.worker:
         return work(args)
-    rows = [measure(name, args) for name in args.contestants or OURS + PEERS * bool(args.tensorflowasr)]
-    measured = [row for row in rows if "error" not in row]
-    print_table(measured)
-    print(*(f"{row['name']} failed: {row['error']}" for row in rows if "error" in row), sep="\n")
-    if args.output:
-        result = {"settings": {key: getattr(args, key) for key in SETTINGS}, "rows": rows}
-        pathlib.Path(args.output).write_text(json.dumps(result))
-    return len(measured) < len(rows)
+    rows = [measure_alike(name, args) for name in args.contestants or OURS + PEERS * bool(args.tensorflowasr)]
+    return conclude(rows, args, SETTINGS, print_table)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ gradients. Peers run in environments of their own (`tensorflowasr==3.1.1`; `fast
 `bf16` (products); bases are the functions below that return losses by name, and `products`, matrix products alone.
 """
 
-import argparse
 import importlib
 import json
 import math
 import os
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from typing import NamedTuple
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from tools.contestants import conclude, measure, read_arguments, usage
 
 OURS = """tiles tiles+kl tiles+ragged tiles+kl+ragged tiles+bf16 tiles+kl+bf16 tiles+xla tiles+kl+xla
 tiles+kl+ragged+xla total+kl total+kl+ragged total+kl+bf16 total+kl+xla full full+kl full+kl+xla unfused unfused+kl
@@ -208,12 +208,6 @@ def count_products(args, options, listed):
     return networks + 2
 
 
-def usage():
-    """Wall clock and processor time in seconds, peak memory in MiB."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), own.ru_utime + own.ru_stime, own.ru_maxrss / 1024
-
-
 def work(args):
     """Measures one contestant in this process."""
     base, *_ = options = args.worker.split("+")
@@ -233,20 +227,6 @@ def work(args):
     values |= {"gradient+kl" if "kl" in values else "gradient": norms} if "transducer" in values else {}
     row["values"] = {name: np.float64(value).tolist() for name, value in values.items()}
     print(json.dumps(row))
-
-
-def measure(name, args):
-    """One contestant in a process of its own."""
-    print("measuring", name, file=sys.stderr, flush=True)
-    python = getattr(args, name.split("+")[0], None) or sys.executable
-    root = str(pathlib.Path(__file__).resolve().parent.parent)
-    environment = {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= dict.fromkeys(["OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"], str(args.threads))
-    command = [python, __file__, "--worker", name, *(f"--{key}={getattr(args, key)}" for key in SETTINGS)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
-    if done.returncode:
-        return {"name": name, "error": (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]}
-    return {"name": name} | json.loads(done.stdout.splitlines()[-1])
 
 
 def cross_check(rows):
@@ -275,29 +255,18 @@ def print_table(rows):
 
 def main():
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for key, value in SETTINGS.items():
-        parser.add_argument(f"--{key}", type=int, default=value, help="default: %(default)s")
-    for peer in LIBRARIES:
-        parser.add_argument(f"--{peer}", metavar="PYTHON", help="its environment's")
-    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="default: all that are available")
-    parser.add_argument("--output", help="a JSON file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_arguments(__doc__, SETTINGS, list(LIBRARIES))
     if args.worker:
         return work(args)
-    available = [name for name in OURS + PEERS if getattr(args, name.split("+")[0], sys.executable)]
-    if unknown := {name.split("+")[0] for name in args.contestants or ()} - {name.split("+")[0] for name in available}:
-        parser.error(f"unknown, or without its environment: {', '.join(sorted(unknown))}")
-    rows = [measure(name, args) for name in args.contestants or available]
-    measured = [row for row in rows if "error" not in row]
-    cross_check(measured)
-    print_table(measured)
-    print(*(f"{row['name']} failed: {row['error']}" for row in rows if "error" in row), sep="\n")
-    if args.output:
-        result = {"settings": {key: getattr(args, key) for key in SETTINGS}, "rows": rows}
-        pathlib.Path(args.output).write_text(json.dumps(result))
-    return len(measured) < len(rows)
+    pythons = {name: getattr(args, name.split("+")[0], None) for name in OURS + PEERS + (args.contestants or [])}
+    bases = {name.split("+")[0] for name in OURS + PEERS if name in OURS or pythons[name]}
+    if unknown := {name.split("+")[0] for name in args.contestants or ()} - bases:
+        print(f"unknown, or without its environment: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    names = args.contestants or [name for name in OURS + PEERS if name.split("+")[0] in bases]
+    rows = [measure(__file__, name, pythons[name], args, SETTINGS) for name in names]
+    cross_check([row for row in rows if "error" not in row])
+    return conclude(rows, args, SETTINGS, print_table)
 
 
 if __name__ == "__main__":

@@ -12,69 +12,44 @@ at weight 0.01, `+bf16` mixed precision, `@N` divides the batch among N replicas
 backward. `tensorflowasr` is the peer's step in its own environment (`tensorflowasr==3.1.1`).
 """
 
-import argparse
 import json
 import os
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
-import time
-import types
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from tools.conformers import SAMPLE_RATE, VOCABULARY, our_conformer, peer_conformer
+from tools.contestants import conclude, measure, read_arguments, usage
+
 OURS = "step step+kl step+ctc step+bf16 step@2 features encoder prediction joint joint+kl optimizer".split()
 SETTINGS = {"batch": 4, "seconds": 10.0, "labels": 40, "repeats": 5, "threads": os.cpu_count(), "seed": 0}
-VOCABULARY, SAMPLE_RATE = 1024, 16_000
-# Its `small` configuration, with the width of prediction and joint network that the paper gives.
-PEER_CONFIG = {
-    "speech_config": {"sample_rate": SAMPLE_RATE, "frame_ms": 25, "stride_ms": 10, "nfft": 512}
-    | {"num_feature_bins": 80, "feature_type": "log_mel_spectrogram"},
-    "encoder_subsampling": {
-        "class_name": "tensorflow_asr.models.layers.subsampling>Conv2dSubsampling",
-        "config": {"filters": [144, 144], "kernels": [3, 3], "strides": [2, 2], "paddings": ["causal"] * 2}
-        | {"norms": ["batch"] * 2, "activations": ["swish"] * 2},
-    },
-    "encoder_kernel_size": 32,
-    "encoder_mhsam_use_attention_bias": True,
-    "prediction_embed_dim": 320,
-    "joint_dim": 320,
-}
+PEER = "tensorflowasr"
 
 
-def our_network(options):
-    """This package's Conformer S of `configs/models/s.gin`."""
-    import gin
-    import keras
-
-    from tf_rnnt_kd.models.transducer import Transducer
-
-    if "bf16" in options:
-        keras.config.set_dtype_policy("mixed_bfloat16")
-    os.chdir(ROOT)
-    gin.parse_config_file("configs/models/s.gin", print_includes_and_imports=False)
-    return gin.get_configurable(Transducer)(VOCABULARY)
-
-
-def our_step(tf, samples, labels, options, replicas):
+def step(tf, samples, labels, options):
     """A function that makes one update and returns the loss per label."""
     from tf_rnnt_kd.batch import Batch, TeacherTargets
     from tf_rnnt_kd.features.log_mel import log_mel
     from tf_rnnt_kd.training.objective import Objective, TeacherJoint
     from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
 
+    if "bf16" in options:
+        tf.keras.config.set_dtype_policy("mixed_bfloat16")
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    strategy = tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy("/cpu:0")
+    strategy = (
+        tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.OneDeviceStrategy("/cpu:0")
+    )
     with strategy.scope():
-        model = our_network(options)
+        model = our_conformer()
         optimizer = ReducedAdamW(1e-4)
         optimizer.build(model.trainable_variables)
     objective = Objective(kl_weight=0.01 if "kl" in options else 0.0, ctc_weight=0.3 if "ctc" in options else 0.0)
     joint = (
         TeacherJoint(tf.random.normal([320, VOCABULARY]) * 0.05, tf.zeros([VOCABULARY])) if "kl" in options else None
     )
-    step = make_train_step(model, optimizer, objective, joint, clip_norm=1.0)
+    update = make_train_step(model, optimizer, objective, joint, clip_norm=1.0)
 
     def make_batch(samples, labels):
         features = log_mel(samples)
@@ -88,71 +63,105 @@ def our_step(tf, samples, labels, options, replicas):
         return Batch(features[:, : 4 * frames], lengths[0], labels, lengths[1], teacher, tf.zeros([batch], tf.int32))
 
     data = tf.data.Dataset.from_tensors((samples, labels)).repeat().map(make_batch)
-    share = len(samples) // replicas
-    data = data.unbatch().batch(share, drop_remainder=True) if replicas > 1 else data
+    if len(devices) > 1:
+        data = data.unbatch().batch(len(samples) // len(devices), drop_remainder=True)
     data = strategy.distribute_datasets_from_function(lambda _: data)
-    run = tf.function(lambda batch: step(strategy, batch), autograph=False, input_signature=[data.element_spec])
+    run = tf.function(lambda batch: update(strategy, batch), autograph=False, input_signature=[data.element_spec])
     iterator = iter(data)
     return lambda: float(run(next(iterator))["loss"])
 
 
-def our_part(tf, samples, labels, options):
-    """One part of a step, forward and backward."""
+def features(tf, samples, labels, options):
+    """Log-mel features."""
     from tf_rnnt_kd.features.log_mel import log_mel
+
+    traced = tf.function(log_mel, autograph=False)
+    return lambda: float(traced(samples)[0, 0, 0])
+
+
+def encoder(tf, samples, labels, options):
+    """The encoder alone."""
+    from tf_rnnt_kd.features.log_mel import log_mel
+
+    model, heard = our_conformer(), log_mel(tf.constant(samples))
+    heard = heard[:, : heard.shape[1] // 4 * 4]
+
+    def encode(heard):
+        return tf.reduce_sum(model.encode(heard, tf.fill([len(labels)], heard.shape[1]), training=True)[0])
+
+    return with_gradient(tf, encode, heard, weights_of(model))
+
+
+def prediction(tf, samples, labels, options):
+    """The prediction network alone."""
+    model = our_conformer()
+
+    def predict(labels):
+        return tf.reduce_sum(model.predict_labels(labels, training=True))
+
+    return with_gradient(tf, predict, tf.constant(labels), weights_of(model))
+
+
+def joint(tf, samples, labels, options):
+    """Joint network and losses, from its inputs."""
     from tf_rnnt_kd.losses import JointInputs, LossWeights, joint_loss_sum
+
+    batch, frames, num_labels = len(labels), samples.shape[1] // 640, labels.shape[1]
+    normal = [tf.random.normal([batch, n, 320]) for n in (frames, num_labels + 1)]
+    kernel, bias = tf.random.normal([320, VOCABULARY]) * 0.05, tf.zeros([VOCABULARY])
+    student = JointInputs(*map(tf.Variable, (*normal, kernel, bias)))
+    teacher = JointInputs(*(x[::-1] for x in normal), kernel, bias) if "kl" in options else None
+    lattice = tf.constant(labels), tf.fill([batch], frames), tf.fill([batch], num_labels)
+    ones = LossWeights(*[tf.ones([batch])] * 2)
+
+    def losses(teacher):
+        return joint_loss_sum(student, teacher, *lattice, ones).total
+
+    return with_gradient(tf, losses, teacher, list(student))
+
+
+def optimizer(tf, samples, labels, options):
+    """Clipping and Adam."""
     from tf_rnnt_kd.training.step import ReducedAdamW
 
-    features = log_mel(tf.constant(samples))
-    features = features[:, : features.shape[1] // 4 * 4]
-    sizes = tf.fill([len(labels)], features.shape[1]), tf.fill([len(labels)], labels.shape[1])
-    if options[0] == "features":
-        run = tf.function(lambda: log_mel(tf.constant(samples)))
-        return lambda: float(run()[0, 0, 0])
-    if options[0] == "joint":
-        normal = [tf.random.normal([len(labels), n, 320]) for n in (features.shape[1] // 4, labels.shape[1] + 1)]
-        student = JointInputs(*normal, tf.random.normal([320, VOCABULARY]) * 0.05, tf.zeros([VOCABULARY]))
-        ones = LossWeights(*[tf.ones([len(labels)])] * 2)
-        teacher = JointInputs(*(x[::-1] for x in normal), *student[2:]) if "kl" in options else None
-        sources = list(student)
+    variables, adam = our_conformer().trainable_variables, ReducedAdamW(1e-4)
+    adam.build(variables)
 
-        def forward():
-            return joint_loss_sum(student, teacher, tf.constant(labels), sizes[0] // 4, sizes[1], ones).total
+    @tf.function(autograph=False)
+    def update(gradients):
+        clipped, norm = tf.clip_by_global_norm(gradients, 1.0)
+        adam.apply(clipped, variables)
+        return norm
 
-    else:
-        model = our_network(options)
-        optimizer = ReducedAdamW(1e-4)
-        optimizer.build(model.trainable_variables)
-        gradients = [tf.random.normal(v.shape) * 1e-3 for v in model.trainable_variables]
-        sources = [v.value for v in model.trainable_variables]
+    gradients = [tf.random.normal(v.shape) * 1e-3 for v in variables]
+    return lambda: float(update(gradients))
 
-        def forward():
-            if options[0] == "encoder":
-                return tf.reduce_sum(model.encode(features, sizes[0], training=True)[0])
-            return tf.reduce_sum(model.predict_labels(tf.constant(labels), training=True))
 
-    def part():
-        if options[0] == "optimizer":
-            optimizer.apply(tf.clip_by_global_norm(gradients, 1.0)[0], model.trainable_variables)
-            return tf.zeros([])
+def weights_of(model):
+    """TensorFlow's variables."""
+    return [v.value for v in model.trainable_variables]
+
+
+def with_gradient(tf, function, given, variables):
+    """A function to `function(given)` that makes its gradient too; `given` is no constant, or it would be folded."""
+
+    @tf.function(autograph=False)
+    def run(given):
         with tf.GradientTape() as tape:
-            tape.watch(sources)
-            value = forward()
-        found = tape.gradient(value, sources)
+            value = function(given)
+        found = tape.gradient(value, variables)
         with tf.control_dependencies([g for g in found if g is not None]):
             return tf.identity(value)
 
-    run = tf.function(part, autograph=False)
-    return lambda: float(run())
+    return lambda: float(run(given))
 
 
 def peer_step(tf, samples, labels):
     """TensorFlowASR's training step, as its `fit` calls it."""
     import keras
     from tensorflow_asr import schemas
-    from tensorflow_asr.models.transducer.conformer import Conformer
 
-    model = Conformer(blank=0, vocab_size=VOCABULARY, **PEER_CONFIG)
-    object.__setattr__(model, "_tokenizer", types.SimpleNamespace(blank=0))
+    model = peer_conformer()
     model.make(batch_size=len(samples))
     model.compile(optimizer=keras.optimizers.Adam(1e-4))
     before = labels[:, :1] * 0
@@ -162,12 +171,6 @@ def peer_step(tf, samples, labels):
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
     run = tf.function(model.train_step, autograph=False, reduce_retracing=True)
     return lambda: float(next(iter(run(next(iterator)).values())))
-
-
-def usage():
-    """Wall clock and processor time in seconds, peak memory in MiB."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), own.ru_utime + own.ru_stime, own.ru_maxrss / 1024
 
 
 def work(args):
@@ -185,36 +188,22 @@ def work(args):
     samples = rng.normal(0.0, 0.1, [args.batch, int(args.seconds * SAMPLE_RATE)]).astype("f")
     labels = rng.integers(1, VOCABULARY, [args.batch, args.labels]).astype("i")
     base = usage()
-    if name == "tensorflowasr":
-        step = peer_step(tf, samples, labels)
+    if name == PEER:
+        run = peer_step(tf, samples, labels)
     else:
         from tf_rnnt_kd.nst import jobs
 
         jobs.keep_memory()  # as `train` does
-        whole = options[0] == "step"
-        step = our_step(tf, samples, labels, options, replicas) if whole else our_part(tf, samples, labels, options)
+        run = globals()[options[0]](tf, samples, labels, options)
     built, times = usage(), []
     for _ in range(args.repeats + 2):  # the second is the last that may trace
         before = usage()
-        value = step()
+        value = run()
         times.append([after - start for after, start in zip(usage(), before, strict=True)])
         assert np.isfinite(value), value
     wall, cpu, _ = zip(*times, strict=True)
     row = {"build_s": built[0] - base[0], "first_s": wall[0] + wall[1], "wall_s": wall[2:], "cpu_s": cpu[2:]}
     print(json.dumps(row | {"peak_mib": usage()[2] - base[2], "value": value}))
-
-
-def measure(name, args):
-    """One contestant in a process of its own."""
-    print("measuring", name, file=sys.stderr, flush=True)
-    python = args.tensorflowasr if name == "tensorflowasr" else sys.executable
-    environment = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= dict.fromkeys(["OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"], str(args.threads))
-    command = [python, __file__, "--worker", name, *(f"--{key}={getattr(args, key)}" for key in SETTINGS)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
-    if done.returncode:
-        return {"name": name, "error": (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]}
-    return {"name": name} | json.loads(done.stdout.splitlines()[-1])
 
 
 def print_table(rows, args):
@@ -229,25 +218,12 @@ def print_table(rows, args):
 
 def main():
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for key, value in SETTINGS.items():
-        parser.add_argument(f"--{key}", type=type(value), default=value, help="default: %(default)s")
-    parser.add_argument("--tensorflowasr", metavar="PYTHON", help="its environment's")
-    parser.add_argument("--contestants", nargs="+", metavar="NAME", help="default: all that are available")
-    parser.add_argument("--output", help="a JSON file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_arguments(__doc__, SETTINGS, [PEER])
     if args.worker:
         return work(args)
-    available = OURS + ["tensorflowasr"] * bool(args.tensorflowasr)
-    rows = [measure(name, args) for name in args.contestants or available]
-    measured = [row for row in rows if "error" not in row]
-    print_table(measured, args)
-    print(*(f"{row['name']} failed: {row['error']}" for row in rows if "error" in row), sep="\n")
-    if args.output:
-        result = {"settings": {key: getattr(args, key) for key in SETTINGS}, "rows": rows}
-        pathlib.Path(args.output).write_text(json.dumps(result))
-    return len(measured) < len(rows)
+    names = args.contestants or OURS + [PEER] * bool(args.tensorflowasr)
+    rows = [measure(__file__, name, args.tensorflowasr if name == PEER else None, args, SETTINGS) for name in names]
+    return conclude(rows, args, SETTINGS, lambda measured: print_table(measured, args))
 
 
 if __name__ == "__main__":

@@ -180,7 +180,9 @@ class Compiler:
             raise UserError(f"the TPU compiler failed for {where}: {numbers['failed']}")
         numbers["seconds"] += lowered["seconds"]
         numbers["peak"] = max(numbers["peak"], lowered["peak"])
-        kept.write_text(json.dumps(numbers))
+        unfinished = kept.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(numbers))
+        unfinished.replace(kept)
         return Answer(numbers)
 
 

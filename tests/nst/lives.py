@@ -7,6 +7,7 @@ starts of stages, writes. Prints what the kills hit, and what an undisturbed run
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,9 +20,9 @@ import threading
 import time
 
 from tests import tiny
-from tests.nst.test_run import corpus
+from tests.nst import test_run
 from tf_rnnt_kd.nst import run
-from tf_rnnt_kd.nst.plan import Generation, Plan, TokenizerSpec
+from tf_rnnt_kd.nst.plan import Plan
 from tf_rnnt_kd.progress import Progress
 from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.strategy import make_strategy
@@ -37,27 +38,11 @@ _SLOWNESS = 0.02  # seconds that a write takes longer, so that it is hit
 def make_plan() -> Plan:
     """A teacher and a student of its lattices; steps that are reported one by one, and checkpoints at most of them."""
     training = tiny.training(6, peak=1e-6, labelled_fraction=0.3, report_every=1, checkpoint_every=2, evaluate_every=3)
-    common = {"training": training, "labelled": ("train",)}
-    return Plan(
-        name="toy",
-        corpora=[corpus("train", 12, 1), corpus("audio", 12, 2, False), corpus("dev", 2, 3), corpus("test", 3, 4)],
-        tokenizer=TokenizerSpec("characters", ("train",)),
-        generations=[
-            Generation("teacher", tiny.talkative, Objective(ctc_weight=0.0), **common),
-            Generation(
-                "student",
-                tiny.transducer,
-                Objective(kl_weight=0.01, ctc_weight=0.0),
-                teacher="teacher",
-                unlabelled=("audio",),
-                codec="factored",
-                **common,
-            ),
-        ],
-        development="dev",
-        tests=("test",),
-        records_per_shard=8,
-    )
+    plan = test_run.make_plan()
+    teacher, student = (dataclasses.replace(generation, training=training) for generation in plan.generations)
+    teacher = dataclasses.replace(teacher, objective=Objective(ctc_weight=0.0))
+    student = dataclasses.replace(student, model=tiny.transducer, objective=Objective(kl_weight=0.01, ctc_weight=0.0))
+    return dataclasses.replace(plan, generations=[teacher, student], comparisons=())
 
 
 class Life:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -215,8 +216,8 @@ class _Run:
 
     def _take_steps(self, step, is_preempted):
         """Trains to the end, or until it is to be left: then true."""
-        how = self.training.augmentation, self.training.input_servers
-        batches = distribute_batches(self.strategy, lambda share: self._batches(step, how[0], share, how[1]))
+        read = functools.partial(self._batches, step, self.training.augmentation, servers=self.training.input_servers)
+        batches = distribute_batches(self.strategy, read)
         call, iterator, recent = make_call(self.strategy, self.step, batches), iter(batches), []
         with Progress(f"train {self.name}", self.training.steps, "steps", step) as progress, _named_shards(self.sets):
             while step < self.training.steps:
