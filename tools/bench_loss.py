@@ -225,7 +225,7 @@ def work(args):
     row["products"] = float(count_products(args, options, listed))
     norms = [np.linalg.norm(gradient.astype("d")) for gradient in gradients]
     values |= {"gradient+kl" if "kl" in values else "gradient": norms} if "transducer" in values else {}
-    row["values"] = {name: np.float64(value).tolist() for name, value in values.items()}
+    row["values"] = {name: np.asarray(value, "d").tolist() for name, value in values.items()}
     print(json.dumps(row))
 
 
