@@ -33,7 +33,7 @@ def step(tf, samples, labels, options):
     from tf_rnnt_kd.batch import Batch, TeacherTargets
     from tf_rnnt_kd.features.log_mel import log_mel
     from tf_rnnt_kd.training.objective import Objective, TeacherJoint
-    from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
+    from tf_rnnt_kd.training.step import ReducedAdamW, make_call, make_train_step
 
     if "bf16" in options:
         tf.keras.config.set_dtype_policy("mixed_bfloat16")
@@ -63,12 +63,9 @@ def step(tf, samples, labels, options):
         return Batch(features[:, : 4 * frames], lengths[0], labels, lengths[1], teacher, tf.zeros([batch], tf.int32))
 
     data = tf.data.Dataset.from_tensors((samples, labels)).repeat().map(make_batch)
-    if len(devices) > 1:
-        data = data.unbatch().batch(len(samples) // len(devices), drop_remainder=True)
-    data = strategy.distribute_datasets_from_function(lambda _: data)
-    run = tf.function(lambda batch: update(strategy, batch), autograph=False, input_signature=[data.element_spec])
-    iterator = iter(data)
-    return lambda: float(run(next(iterator))["loss"])
+    batches = strategy.experimental_distribute_dataset(data)
+    call, iterator = make_call(strategy, update, batches), iter(batches)
+    return lambda: float(call(iterator, tf.constant(1))["loss"][0])
 
 
 def features(tf, samples, labels, options):
@@ -143,17 +140,15 @@ def weights_of(model):
 
 
 def with_gradient(tf, function, given, variables):
-    """A function to `function(given)` that makes its gradient too; `given` is no constant, or it would be folded."""
+    """A function to `function(given)` that makes its gradient too: results of the graph both, or it would be pruned."""
 
     @tf.function(autograph=False)
     def run(given):
         with tf.GradientTape() as tape:
             value = function(given)
-        found = tape.gradient(value, variables)
-        with tf.control_dependencies([g for g in found if g is not None]):
-            return tf.identity(value)
+        return value, [g for g in tape.gradient(value, variables) if g is not None]
 
-    return lambda: float(run(given))
+    return lambda: float(run(given)[0])
 
 
 def peer_step(tf, samples, labels):
