@@ -103,20 +103,26 @@ def test_a_query_that_sees_nothing_is_finite(layer):
     assert np.all(np.isfinite(layer(random(1, 4, 8), ~everything(1, 4))))
 
 
+def along(count, *, start=0):
+    """Positions of `count` frames: [1, count]."""
+    return tf.range(start, start + count)[None]
+
+
 def test_rotated_products_depend_on_distance_only():
     query, key = random(1, 1, 1, 8), random(1, 1, 1, 8, seed=1)
-    queries, keys = (rotate(tf.constant(np.repeat(v, 20, 2)))[0, 0].numpy() for v in (query, key))
+    queries, keys = (rotate(tf.constant(np.repeat(v, 20, 2)), along(20))[0, 0].numpy() for v in (query, key))
     products = queries @ keys.T
     for distance in (-7, 0, 3):
-        along = np.diagonal(products, distance)
-        np.testing.assert_allclose(along, along[0], atol=1e-4)
+        same = np.diagonal(products, distance)
+        np.testing.assert_allclose(same, same[0], atol=1e-4)
     assert np.ptp(products[0]) > 0.1
 
 
 def test_rotation_keeps_lengths_and_the_first_position():
     vectors = tf.constant(random(2, 3, 7, 6))
-    np.testing.assert_allclose(tf.norm(rotate(vectors), axis=-1), tf.norm(vectors, axis=-1), rtol=1e-5)
-    np.testing.assert_array_equal(rotate(vectors)[:, :, 0], vectors[:, :, 0])
+    rotated = rotate(vectors, along(7))
+    np.testing.assert_allclose(tf.norm(rotated, axis=-1), tf.norm(vectors, axis=-1), rtol=1e-5)
+    np.testing.assert_array_equal(rotated[:, :, 0], vectors[:, :, 0])
 
 
 def test_a_stream_with_a_full_cache_equals_the_whole(layer):
@@ -127,7 +133,7 @@ def test_a_stream_with_a_full_cache_equals_the_whole(layer):
         visible = np.tril(np.ones([count, size + count], bool), size)
         visible &= np.arange(size + count) >= size - seen
         part, cache = layer.stream(
-            tf.constant(inputs[:, seen : seen + count]), cache, tf.fill([2], seen), visible[None, None]
+            tf.constant(inputs[:, seen : seen + count]), cache, along(count, start=seen), visible[None, None]
         )
         parts.append(part)
         seen += count
@@ -142,17 +148,17 @@ def test_a_width_that_heads_do_not_divide_into_pairs_is_refused():
 
 def test_products_of_rotated_vectors_depend_on_the_difference_of_positions_after_hours_and_beyond_the_last_one():
     query, key = random(1, 1, 1, 8), random(1, 1, 1, 8, seed=1)
-    near = np.sum(rotate(query, 100) * rotate(key, 7))
+    near = np.sum(rotate(query, along(1, start=100)) * rotate(key, along(1, start=7)))
     for start in (90_000, 10**9, 2**31 - 50):  # one hour, a year, positions that run over between key and query
-        positions = [np.array([start + offset], np.int64).astype(np.int32) for offset in (93, 0)]
+        positions = [np.array([[start + offset]], np.int64).astype(np.int32) for offset in (93, 0)]
         far = np.sum(rotate(query, tf.constant(positions[0])) * rotate(key, tf.constant(positions[1])))
         np.testing.assert_allclose(far, near, atol=1e-5)
     expected = turn(query[0, 0, 0].astype(np.float64), 90_000)
-    np.testing.assert_allclose(rotate(query, 90_000)[0, 0, 0], expected, atol=1e-3)
+    np.testing.assert_allclose(rotate(query, along(1, start=90_000))[0, 0, 0], expected, atol=1e-3)
 
 
 def test_each_row_is_rotated_by_its_own_position():
     vectors = random(2, 1, 3, 8)
-    both = rotate(vectors, tf.constant([5, 70]))
+    both = rotate(vectors, tf.constant([[5, 6, 7], [70, 71, 72]]))
     for row, start in enumerate((5, 70)):
-        np.testing.assert_array_equal(both[row], rotate(vectors[row : row + 1], start)[0])
+        np.testing.assert_array_equal(both[row], rotate(vectors[row : row + 1], along(3, start=start))[0])

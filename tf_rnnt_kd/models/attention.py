@@ -41,7 +41,7 @@ class RotaryAttention(keras.layers.Layer):
         Returns:
           [B, T, D].
         """
-        query, key, value = self._project(inputs, 0)
+        query, key, value = self._project(inputs, tf.range(tf.shape(inputs)[1])[None])
         if mask.shape.rank == 4:
             return self._merge(_attend(query, key, value, mask))
         size, window = mask.shape[3:]
@@ -52,13 +52,13 @@ class RotaryAttention(keras.layers.Layer):
         context = tf.reshape(context, [shape[0], self.num_heads, shape[2] * size, self.head_dim])
         return self._merge(context[:, :, : tf.shape(inputs)[1]])
 
-    def stream(self, inputs, cache, position, mask, num_frames=None):
+    def stream(self, inputs, cache, positions, mask, num_frames=None):
         """A chunk of n frames that sees itself and a cache of the C frames before it.
 
         Args:
           inputs: [B, n, D].
           cache: two [B, H, C, D/H]: earlier keys, rotated by their own positions, and values.
-          position: [B] int32, of each row's first frame; may run over.
+          positions: [B, n] int32; may run over.
           mask: [1 or B, 1, n, C + n] bool.
           num_frames: [B], real frames of each row; None for n.
 
@@ -66,19 +66,19 @@ class RotaryAttention(keras.layers.Layer):
           [B, n, D] and the cache moved on by the real frames.
         """
         size = tf.shape(cache[0])[2]
-        query, key, value = self._project(inputs, position)  # [B, H, n, D/H] each
+        query, key, value = self._project(inputs, positions)  # [B, H, n, D/H] each
         key = tf.concat([cache[0], key], axis=2)  # [B, H, C+n, D/H]
         value = tf.concat([cache[1], value], axis=2)
         outputs = self._merge(_attend(query, key, value, mask))
         return outputs, (last_frames(key, size, num_frames), last_frames(value, size, num_frames))
 
-    def _project(self, inputs, position):
+    def _project(self, inputs, positions):
         """[B, T, D] -> query, key, both rotated, and value [B, H, T, D/H]."""
         shape = tf.shape(inputs)
         joined = self.project_in(tf.reshape(inputs, [-1, self.width]))  # [B T, 3 D]
         heads = tf.reshape(joined, [shape[0], shape[1], 3 * self.num_heads, self.head_dim])
         rotated, value = tf.split(tf.transpose(heads, [0, 2, 1, 3]), [2 * self.num_heads, self.num_heads], axis=1)
-        return *tf.split(rotate(rotated, position), 2, axis=1), value
+        return *tf.split(rotate(rotated, positions), 2, axis=1), value
 
     def _merge(self, context):
         context = tf.transpose(context, [0, 2, 1, 3])  # [B, n, H, D/H]
@@ -137,7 +137,7 @@ def _with_past(blocks: tf.Tensor, count: int) -> tf.Tensor:
     return tf.concat([padded[:, :, i : i + num_blocks] for i in range(count)], axis=3)
 
 
-def rotate(vectors: tf.Tensor, position: tf.Tensor | int = 0) -> tf.Tensor:
+def rotate(vectors: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     """Rotates each pair (x_i, x_{i+d/2}) at position t by the angle t · 10000^(-2i/d).
 
     Angles are counted in integers, 2^32 to a turn, so that they stay exact to float32 after hours and products of
@@ -145,11 +145,10 @@ def rotate(vectors: tf.Tensor, position: tf.Tensor | int = 0) -> tf.Tensor:
 
     Args:
       vectors: [B, H, T, d], d even.
-      position: of the first frame, or [B] int32, that of each row.
+      positions: [1 or B, T] int32. Where layers of one graph share the tensor, TensorFlow finds the angles once.
     """
     half = vectors.shape[-1] // 2
     steps = np.round(10_000.0 ** (-np.arange(half) / half) / (2 * math.pi) * 2**32).astype(np.int32)  # [d/2]
-    positions = tf.reshape(position, [-1, 1]) + tf.range(tf.shape(vectors)[2])  # [1 or B, T]
     angles = tf.cast(positions[:, None, :, None] * steps, tf.float32) * (2 * math.pi / 2**32)  # [1 or B, 1, T, d/2]
     cosine, sine = tf.cast(tf.cos(angles), vectors.dtype), tf.cast(tf.sin(angles), vectors.dtype)
     first, second = tf.split(vectors, 2, axis=-1)

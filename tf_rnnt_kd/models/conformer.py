@@ -141,11 +141,11 @@ class ConformerBlock(keras.layers.Layer):
         x = x + self.convolution(x, num_frames, seeds[2])
         return self.norm(x + 0.5 * self.feed_forward_out(x, seeds[3]))
 
-    def stream(self, inputs, state, position, mask, num_frames=None):
+    def stream(self, inputs, state, positions, mask, num_frames=None):
         """[B, n, D], (keys, values, gated frames), as in `RotaryAttention` -> [B, n, D], state, as `call` computes."""
         key, value, gated = state
         x = inputs + 0.5 * self.feed_forward_in(inputs)
-        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), position, mask, num_frames)
+        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), positions, mask, num_frames)
         x = x + attended
         convolved, gated = self.convolution.stream(x, gated, num_frames)
         x = x + convolved
@@ -293,9 +293,10 @@ class ConformerEncoder(keras.layers.Layer):
         seen, subsampled, caches = state[0], state[1:3], state[3:]
         frames, subsampled = self.subsampling.stream(features, subsampled, num_frames)  # [B, n, D]
         mask = self._stream_mask(seen, tf.shape(frames)[1], num_frames)
+        positions = seen[:, None] + tf.range(tf.shape(frames)[1])  # [B, n]
         moved = []
         for block, cache in zip(self.blocks, zip(*[iter(caches)] * 3, strict=True), strict=True):
-            frames, cache = block.stream(frames, cache, seen, mask, num_frames)
+            frames, cache = block.stream(frames, cache, positions, mask, num_frames)
             moved.extend(cache)
         num_new = tf.shape(frames)[1] if num_frames is None else num_frames
         return frames, (seen + num_new, *subsampled, *moved)

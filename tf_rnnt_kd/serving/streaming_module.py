@@ -37,18 +37,17 @@ class StreamingModule(OfflineModule):
             for name, tensor in _initial_state(model, 1).items()
         }
 
-        def step_sessions(samples, num_samples, reset, flush, **state):
-            outputs = _step(model, pieces, samples, num_samples, reset, flush, state)
+        def with_known_shapes(outputs):
             for name, spec in self._state_spec.items():
                 outputs[name].set_shape(spec.shape)
             return outputs
 
+        def step_sessions(samples, num_samples, reset, flush, **state):
+            return with_known_shapes(_step(model, pieces, samples, num_samples, state, reset, flush))
+
         def step(samples, **state):
             batch_size, num_samples = tf.unstack(tf.shape(samples))
-            no = tf.fill([batch_size], False)
-            return self.step_sessions(
-                samples=samples, num_samples=tf.fill([batch_size], num_samples), reset=no, flush=no, **state
-            )
+            return with_known_shapes(_step(model, pieces, samples, tf.fill([batch_size], num_samples), state))
 
         def flush(**state):
             nothing = tf.zeros_like(state["num_pending"])
@@ -142,18 +141,20 @@ def _step(
     pieces: Sequence[str],
     samples: tf.Tensor,
     num_samples: tf.Tensor,
-    reset: tf.Tensor,
-    flush: tf.Tensor,
     state: State,
+    reset: tf.Tensor | None = None,
+    flush: tf.Tensor | None = None,
 ) -> Outputs:
+    """One step of B sessions; None where no row is reset or flushed spares a choice for each tensor of the state."""
     error = find_errors(samples, num_samples)  # [B]
     num_samples = tf.where(error == "", num_samples, 0)
-    state = _begin_anew(model, reset | (error != ""), state)
+    state = _begin_anew(model, error != "" if reset is None else reset | (error != ""), state)
     audio = tf.concat([state["recent"], samples], axis=1)
     start = tf.shape(state["recent"])[1] - state["num_pending"]  # [B], of what has no text yet
     stop = tf.shape(state["recent"])[1] + num_samples
     num_frames = num_log_mel_frames(stop - start) // REDUCTION
-    num_frames = tf.where(flush, num_frames, num_frames // model.encoder.chunk * model.encoder.chunk)
+    whole_chunks = num_frames // model.encoder.chunk * model.encoder.chunk
+    num_frames = whole_chunks if flush is None else tf.where(flush, num_frames, whole_chunks)
     features = log_mel(_cut(audio, start, stop, tf.reduce_max(num_frames)))
     hypotheses, after = hear(model, features, num_frames, state)
     real = tf.range(tf.shape(hypotheses.labels)[1]) < hypotheses.num_labels[:, None]
@@ -161,7 +162,8 @@ def _step(
     after["recent"] = tf.gather(audio, num_samples[:, None] + tf.range(tf.shape(state["recent"])[1]), batch_dims=1)
     after["num_pending"] = stop - start - num_frames * SAMPLES_PER_FRAME
     after["frame"] = state["frame"] + num_frames
-    return {**describe(pieces, hypotheses), "error": error, **_begin_anew(model, flush, after)}
+    after = after if flush is None else _begin_anew(model, flush, after)
+    return {**describe(pieces, hypotheses), "error": error, **after}
 
 
 def _begin_anew(model: Transducer, rows: tf.Tensor, state: State) -> State:
