@@ -11,6 +11,7 @@ from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: 
 from tests.workers import ROOT
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.schedules import WarmupCosine
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_train_step, weight_noise
 from tf_rnnt_kd.training.strategy import make_strategy
 
@@ -106,6 +107,33 @@ def test_decay_shrinks_matrices_and_leaves_vectors_alone():
     for old, variable in zip(before, model.weights, strict=True):
         factor = 1.0 if old.ndim < 2 else 1.0 - 0.1 * 0.5
         np.testing.assert_allclose(variable, factor * old, rtol=1e-5, atol=1e-8)
+
+
+def test_the_update_is_that_of_keras_at_each_variables_own_rate():
+    rng = np.random.default_rng(3)
+    values = {"matrix": rng.normal(size=[5, 4]), "slow": rng.normal(size=[3, 2]), "vector": rng.normal(size=[7])}
+
+    def make(name):
+        return keras.Variable(values[name].astype("f"), name=name)
+
+    ours = [make(name) for name in values]
+    rates = {variable.path: 0.25 for variable in ours if variable.name == "slow"}
+    options = {"weight_decay": 0.1, "beta_1": 0.8, "beta_2": 0.97, "epsilon": 1e-6}
+    schedule = WarmupCosine(0.05, steps=8, warmup=3)
+    optimizer = ReducedAdamW(schedule, rates=rates, **options)
+    optimizer.build(ours)
+    # Keras has one rate: what is slow there has an optimizer of its own, whose decay is not slow.
+    theirs = [make(name) for name in values]
+    plain = keras.optimizers.AdamW(schedule, **options)
+    plain.exclude_from_weight_decay(var_list=[theirs[2]])
+    slow = keras.optimizers.AdamW(WarmupCosine(0.25 * 0.05, steps=8, warmup=3), **{**options, "weight_decay": 0.4})
+    for _ in range(6):
+        gradients = [tf.constant(rng.normal(size=value.shape), tf.float32) for value in values.values()]
+        optimizer.apply(gradients, ours)
+        plain.apply(gradients[::2], theirs[::2])
+        slow.apply(gradients[1:2], theirs[1:2])
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=2e-6, atol=1e-7)
 
 
 def test_every_weight_moves(teacher_joint):  # noqa: F811

@@ -218,7 +218,8 @@ class _Run:
         """Trains to the end, or until it is to be left: then true."""
         read = functools.partial(self._batches, step, self.training.augmentation, servers=self.training.input_servers)
         batches = distribute_batches(self.strategy, read)
-        call, iterator, recent = make_call(self.strategy, self.step, batches), iter(batches), []
+        call = make_call(self.strategy, self.step, batches, steps_per_call=self.training.steps_per_call)
+        iterator, recent = iter(batches), []
         with Progress(f"train {self.name}", self.training.steps, "steps", step) as progress, _named_shards(self.sets):
             while step < self.training.steps:
                 stop = self.training.next_stop(step)
