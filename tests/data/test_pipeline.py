@@ -104,6 +104,15 @@ def test_each_utterance_comes_once_an_epoch(seed):
         assert len(stream) > len(group) and in_permutations(stream, group)
 
 
+def test_batches_mix_shards_and_every_epoch_mixes_them_anew():
+    shard = np.repeat(np.arange(8), 8)  # written in this order
+    records = index_only([14_000] * 64, [3] * 64)
+    batches = np.array([rows for _, rows in members(plan([records], num_steps=40))])  # 5 epochs of 8 batches of 8
+    assert min(len(set(shard[rows])) for rows in batches) >= 4
+    epochs = batches.reshape(5, 64)
+    assert all(np.mean(a == b) < 0.1 for i, a in enumerate(epochs) for b in epochs[:i])
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("batch_seconds", [1.0, 8.0, 24.0])
 def test_each_pseudo_labelled_utterance_comes_once_an_epoch_too(fraction, batch_seconds):
@@ -239,7 +248,9 @@ def sets(tmp_path_factory):
 SMALL = Buckets((0.6, 1.2), batch_seconds=2.4)  # 4 and 2 rows
 
 
-def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher=True, num_parallel=2, **options):
+def read(
+    sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher=True, num_parallel=2, options=None, **more
+):
     dataset = read_batches(
         sets,
         schedule,
@@ -248,8 +259,8 @@ def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher
         seed=seed,
         with_teacher=with_teacher,
         num_parallel=num_parallel,
-        **options,
-    )
+        **more,
+    ).with_options(options or tf.data.Options())
     return [tf.nest.map_structure(lambda value: value.numpy(), batch) for batch in dataset]
 
 
@@ -362,10 +373,14 @@ def test_utterances_of_a_step_are_named(sets):
         assert utterance_ids(both, schedule, step) == [names[row] for row in rows]
 
 
-@pytest.mark.parametrize("num_parallel", [1, 5])
-def test_the_order_does_not_depend_on_parallelism(sets, masked, num_parallel):
+@pytest.mark.parametrize(("num_parallel", "pool"), [(1, None), (8, None), (1, 1), (2, 3), (8, 1), (8, 8)])
+def test_the_order_does_not_depend_on_parallelism(sets, masked, num_parallel, pool):
     both, schedule = [sets[None], sets["factored"]], schedule_of(sets, "factored")
-    assert_equal_batches(read(both, schedule, augmentation=Augmentation(), num_parallel=num_parallel), masked)
+    options = tf.data.Options()
+    if pool:
+        options.threading.private_threadpool_size = pool
+    found = read(both, schedule, augmentation=Augmentation(), num_parallel=num_parallel, options=options)
+    assert_equal_batches(found, masked)
 
 
 def test_augmentation_depends_on_seed_and_step_and_touches_features_only(sets, masked):

@@ -17,9 +17,8 @@ from tf_rnnt_kd.data.input_servers import read_through
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
+from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, NUM_MEL_BINS, log_mel, num_log_mel_frames
 from tf_rnnt_kd.features.spec_augment import spec_augment
-from tf_rnnt_kd.masks import zero_padding
 
 _FRAME_FEATURES = 4  # feature frames in an encoder frame
 
@@ -334,13 +333,14 @@ class _RecordTable:
 
 
 def _to_fields(serialized, targets):
-    """One record as the fields of a batch, unpadded."""
+    """One record as the fields of a batch, unpadded: so features are made of speech alone, not of padding."""
     record = parse_record(serialized, targets)
+    features = log_mel(tf.cast(record["samples"], tf.float32)[None] / 32768.0)[0]  # [N, F]
     empty = tf.zeros([0, 0], tf.float32)
     codec = targets.codec if targets else None
     return {
-        "samples": record["samples"],
-        "num_samples": tf.size(record["samples"]),
+        "features": features,
+        "num_features": tf.shape(features)[0],
         "labels": record["labels"],
         "num_labels": tf.size(record["labels"]),
         "source": record["source"],
@@ -359,14 +359,13 @@ def _has_teacher(record, codec):
 def _padded_shapes(schedule, bucket, targets):
     num_buckets = len(schedule.buckets.seconds)
     frames = tf.gather(tf.constant([schedule.buckets.num_frames(k) for k in range(num_buckets)], tf.int64), bucket)
-    samples = tf.gather(tf.constant([schedule.buckets.num_samples(k) for k in range(num_buckets)], tf.int64), bucket)
     labels = tf.gather(tf.constant(schedule.num_labels, tf.int64), bucket)
     width, vocabulary = (targets.width, targets.vocabulary_size) if targets else (0, 0)
     factored, lattice = (targets is not None and targets.codec == codec for codec in ("factored", "lattice"))
     zero = tf.constant(0, tf.int64)
     return {
-        "samples": [samples],
-        "num_samples": [],
+        "features": [_FRAME_FEATURES * frames, NUM_MEL_BINS],
+        "num_features": [],
         "labels": [labels],
         "num_labels": [],
         "source": [],
@@ -378,9 +377,7 @@ def _padded_shapes(schedule, bucket, targets):
 
 
 def _to_batch(fields, augmentation, seed, place):
-    samples = tf.cast(fields["samples"], tf.float32) / 32768.0  # [B, S]
-    num_features = num_log_mel_frames(fields["num_samples"])
-    features = zero_padding(log_mel(samples), num_features)  # [B, 4T, F]
+    features, num_features = fields["features"], fields["num_features"]  # [B, 4T, F], [B]
     masks = dataclasses.asdict(augmentation)
     first_step = masks.pop("first_step")
     masked = spec_augment(features, num_features, seed=seed, **place, **masks)
