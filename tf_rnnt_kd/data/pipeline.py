@@ -267,13 +267,13 @@ def read_batches(
       servers: addresses of input servers that do the work (see `read_through`); by default it is done here.
     """
     targets = common_targets(sets) if with_teacher else None
-    table = _RecordTable(sets)
+    table = RecordTable(sets)
 
     def read_part(step, rows, bucket, part):
         whole = tf.gather(table.batch_sizes(schedule.buckets), bucket)
         size = whole // share.of
         records = tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size])
-        records = records.flat_map(table.read).map(lambda serialized: _to_fields(serialized, targets))
+        records = records.flat_map(table.read).map(lambda serialized: to_fields(serialized, targets))
         shapes = _padded_shapes(schedule, bucket, targets)
         place = {"first_row": part * size, "num_rows": whole}
         return records.padded_batch(tf.cast(size, tf.int64), shapes).map(
@@ -306,7 +306,7 @@ def common_targets(sets: Sequence[RecordSet]) -> TargetsSpec | None:
     return next(iter(found), None)
 
 
-class _RecordTable:
+class RecordTable:
     """Where each utterance of the concatenated sets lies, as tensors."""
 
     def __init__(self, sets: Sequence[RecordSet]):
@@ -332,7 +332,7 @@ class _RecordTable:
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
 
 
-def _to_fields(serialized, targets):
+def to_fields(serialized, targets):
     """One record as the fields of a batch, unpadded: so features are made of speech alone, not of padding."""
     record = parse_record(serialized, targets)
     features = log_mel(tf.cast(record["samples"], tf.float32)[None] / 32768.0)[0]  # [N, F]
