@@ -18,7 +18,8 @@ from tf_rnnt_kd.data.pipeline import (
 )
 from tf_rnnt_kd.data.records import RecordIndex, RecordSet, write_records
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.features.log_mel import log_mel, num_log_mel_frames
+from tf_rnnt_kd.features import stored
+from tf_rnnt_kd.features.log_mel import RANGE, log_mel, num_log_mel_frames
 
 BUCKETS = Buckets((1.0, 2.0, 4.0), batch_seconds=8.0)  # 8, 4 and 2 rows
 OFF = Augmentation(num_frequency_masks=0, num_time_masks=0)
@@ -223,7 +224,7 @@ def random(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def write_set(folder, count=9, codec=None, seed=0, teacher="a" * 64):
+def write_set(folder, count=9, codec=None, seed=0, teacher="a" * 64, features=None):
     width, dtype = (3, "float32") if codec == "factored" else (0, "float16")
     spec = schema.TargetsSpec(codec, dtype, width, 5, 0, teacher) if codec else None
     manifest = {
@@ -231,6 +232,7 @@ def write_set(folder, count=9, codec=None, seed=0, teacher="a" * 64):
         "sample_rate": 16_000,
         "targets": dataclasses.asdict(spec) if spec else None,
         "source": "noise",
+        **({"features": stored.describe(features)} if features else {}),
     }
     joint = (np.ones([3, 5], np.float32), np.zeros(5, np.float32)) if codec == "factored" else None
     items = list(make_records(count, codec, seed))
@@ -394,6 +396,30 @@ def test_augmentation_depends_on_seed_and_step_and_touches_features_only(sets, m
     assert hidden["same"] == hidden["equal_seeds"] == 0
     masks = [b.features[0, :40] == 0.0 for b in masked]
     assert len({mask.tobytes() for mask in masks}) > 1
+
+
+@pytest.mark.parametrize("dtype", stored.DTYPES)
+def test_stored_features_give_the_batches_of_the_audio_to_half_a_step(sets, work_dir, dtype):
+    compact = write_set(work_dir / "compact", codec="factored", seed=1, features=dtype)
+    schedule, with_masks = schedule_of(sets, "factored"), {"augmentation": Augmentation()}
+    heard = read([sets[None], sets["factored"]], schedule, **with_masks)
+    np.testing.assert_array_equal(schedule_of({**sets, "factored": compact}, "factored").rows, schedule.rows)
+    restored = read([sets[None], compact], schedule, **with_masks)
+    for a, b in zip(heard, restored, strict=True):
+        step = (RANGE[1] - RANGE[0]) / np.iinfo(dtype).max
+        np.testing.assert_allclose(b.features, a.features, atol=0.5 * step + 4e-5)
+        np.testing.assert_array_equal(b.features == 0.0, a.features == 0.0)
+        human, teacher = a.source == 0, a.source == 1
+        np.testing.assert_array_equal(b.features[human], a.features[human])
+        assert np.any(b.features[teacher] != a.features[teacher])
+    assert_equal_batches([b._replace(features=0) for b in restored], [a._replace(features=0) for a in heard])
+    assert_equal_batches(read([sets[None], compact], schedule, first_step=4, **with_masks), restored[4:])
+
+
+def test_features_of_two_types_in_one_training_are_refused(sets, work_dir):
+    both = [write_set(work_dir / dtype, features=dtype) for dtype in stored.DTYPES]
+    with pytest.raises(UserError, match="uint8 and .*uint16 hold features of uint8 and uint16: write them alike"):
+        read(both, plan(both, num_steps=1, buckets=SMALL))
 
 
 def test_every_bucket_has_one_static_shape(sets):

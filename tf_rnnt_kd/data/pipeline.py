@@ -19,6 +19,7 @@ from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, NUM_MEL_BINS, log_mel, num_log_mel_frames
 from tf_rnnt_kd.features.spec_augment import spec_augment
+from tf_rnnt_kd.features.stored import restore
 
 _FRAME_FEATURES = 4  # feature frames in an encoder frame
 
@@ -267,13 +268,14 @@ def read_batches(
       servers: addresses of input servers that do the work (see `read_through`); by default it is done here.
     """
     targets = common_targets(sets) if with_teacher else None
+    features_dtype = _common_features_dtype(sets)
     table = RecordTable(sets)
 
     def read_part(step, rows, bucket, part):
         whole = tf.gather(table.batch_sizes(schedule.buckets), bucket)
         size = whole // share.of
         records = tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size])
-        records = records.flat_map(table.read).map(lambda serialized: to_fields(serialized, targets))
+        records = records.flat_map(table.read).map(lambda serialized: to_fields(serialized, targets, features_dtype))
         shapes = _padded_shapes(schedule, bucket, targets)
         place = {"first_row": part * size, "num_rows": whole}
         return records.padded_batch(tf.cast(size, tf.int64), shapes).map(
@@ -306,6 +308,13 @@ def common_targets(sets: Sequence[RecordSet]) -> TargetsSpec | None:
     return next(iter(found), None)
 
 
+def _common_features_dtype(sets):
+    found = {s.features_dtype: s.folder for s in sets if s.features_dtype}
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(found.values())} hold features of {' and '.join(found)}: write them alike")
+    return next(iter(found), None)
+
+
 class RecordTable:
     """Where each utterance of the concatenated sets lies, as tensors."""
 
@@ -332,10 +341,10 @@ class RecordTable:
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
 
 
-def to_fields(serialized, targets):
+def to_fields(serialized, targets, features_dtype=None):
     """One record as the fields of a batch, unpadded: so features are made of speech alone, not of padding."""
-    record = parse_record(serialized, targets)
-    features = log_mel(tf.cast(record["samples"], tf.float32)[None] / 32768.0)[0]  # [N, F]
+    record = parse_record(serialized, targets, features_dtype)
+    features = _to_features(record)
     empty = tf.zeros([0, 0], tf.float32)
     codec = targets.codec if targets else None
     return {
@@ -349,6 +358,17 @@ def to_fields(serialized, targets):
         "logits": record["logits"] if codec == "lattice" else tf.zeros([0, 0, 0]),
         "weight": _has_teacher(record, codec),
     }
+
+
+def _to_features(record):
+    """[N, F], from what the record has: audio, or features."""
+
+    def hear():
+        return log_mel(tf.cast(record["samples"], tf.float32)[None] / 32768.0)[0]
+
+    if "features" not in record:
+        return hear()
+    return tf.cond(tf.size(record["features"]) > 0, lambda: restore(record["features"]), hear)
 
 
 def _has_teacher(record, codec):
