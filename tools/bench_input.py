@@ -9,10 +9,11 @@ and then reads batches of at most 64 s from the page cache; audio counts without
 log-mel features with SpecAugment, `mix` the same for a quarter of labelled and three of pseudo-labelled speech with a
 teacher's factored targets (bfloat16, width 640). `read`, `parse`, `features`, `batch` go a part of the way, each on
 from the one before: records by offset with their checksum, fields of a record, log mel, padded batches; what `labelled`
-adds is SpecAugment. `waiting` takes Conformer S steps (B 4, 10 s, 40 labels, V 1024): the part of the wall time in
-which a step waits for its batch, input and step sharing the processor. `tensorflowasr` is the peer's
-`ASRTFRecordDataset` and `FeatureExtraction`, in its own environment, for the same audio: `+masks` with SpecAugment,
-`+gzip` with records compressed as by default. All but `waiting` run on one processor, or on N with `@N`.
+adds is SpecAugment. `+uint8` and `+uint16` are records with features in place of audio. `waiting` takes Conformer S
+steps (B 4, 10 s, 40 labels, V 1024): the part of the wall time in which a step waits for its batch, input and step
+sharing the processor. `tensorflowasr` is the peer's `ASRTFRecordDataset` and `FeatureExtraction`, in its own
+environment, for the same audio: `+masks` with SpecAugment, `+gzip` with records compressed as by default. All but
+`waiting` run on one processor, or on N with `@N`.
 """
 
 import json
@@ -29,7 +30,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from tools.conformers import SAMPLE_RATE, VOCABULARY, our_conformer
 from tools.contestants import conclude, measure, read_arguments, usage
 
-OURS = "read parse features batch labelled labelled@2 mix mix@2 waiting".split()
+OURS = (
+    "read parse features batch labelled labelled@2 mix mix@2 labelled+uint8 labelled+uint16 mix+uint8 waiting".split()
+)
 PEER = "tensorflowasr"
 PEERS = [PEER, PEER + "+masks", PEER + "+gzip", PEER + "@2"]
 SETTINGS = {"utterances": 64, "batches": 25, "repeats": 5, "threads": os.cpu_count(), "seed": 0}
@@ -43,7 +46,7 @@ def draw_speech(rng, count, seconds=(SHORTEST, LONGEST)):
     return [rng.normal(0.0, 3_000.0, size).astype("<i2") for size in lengths]
 
 
-def write_set(folder, rng, speech, teacher=False):
+def write_set(folder, rng, speech, teacher=False, features=None):
     """A record set of `speech`, with targets of no teacher in particular if there is to be one."""
     import dataclasses
 
@@ -52,6 +55,7 @@ def write_set(folder, rng, speech, teacher=False):
 
     from tf_rnnt_kd.data import schema
     from tf_rnnt_kd.data.records import write_records
+    from tf_rnnt_kd.features import stored
     from tf_rnnt_kd.features.log_mel import num_log_mel_frames
 
     def to_record(i, samples):
@@ -61,32 +65,44 @@ def write_set(folder, rng, speech, teacher=False):
         return schema.Record(str(i), "", "", samples, labels, source=int(teacher), **(targets if teacher else {}))
 
     spec = dataclasses.asdict(schema.TargetsSpec("factored", "bfloat16", WIDTH, VOCABULARY, 0, "")) if teacher else None
+    manifest = {"tokenizer_hash": None, "sample_rate": SAMPLE_RATE, "targets": spec}
     return write_records(
         folder,
         [to_record(i, samples) for i, samples in enumerate(speech)],
         lambda records: records,
-        manifest={"tokenizer_hash": None, "sample_rate": SAMPLE_RATE, "targets": spec},
+        manifest=manifest | ({"features": stored.describe(features)} if features else {}),
         records_per_shard=16,
         joint=(np.zeros([WIDTH, VOCABULARY], "f"), np.zeros([VOCABULARY], "f")) if teacher else None,
     )
 
 
-def our_batches(tf, name, folder, rng, args):
-    """An endless iterator, and the mean number of audio seconds in what it gives."""
+def our_batches(tf, name, options, folder, rng, args):
+    """An endless iterator, the mean number of audio seconds in what it gives, and the bytes of records read for it."""
     import numpy as np
 
     from tf_rnnt_kd.data import pipeline
 
-    sets = [write_set(os.path.join(folder, "labelled"), rng, draw_speech(rng, args.utterances))]
-    if name == "mix":
-        sets.append(write_set(os.path.join(folder, "pseudo"), rng, draw_speech(rng, args.utterances), teacher=True))
+    kinds = [{"teacher": False}, {"teacher": True}][: 2 if name == "mix" else 1]
+    sets = [
+        write_set(
+            os.path.join(folder, str(i)),
+            rng,
+            draw_speech(rng, args.utterances),
+            **kind,
+            features=(options or [None])[0],
+        )
+        for i, kind in enumerate(kinds)
+    ]
     buckets = pipeline.Buckets((12.0, 14.0, 16.0), BATCH_SECONDS)
     steps = args.batches * args.repeats + WARM_UP
     schedule = pipeline.make_schedule(
         sets[:1], sets[1:], buckets, num_steps=steps, labelled_fraction=0.25, seed=args.seed
     )
     rows = schedule.rows[schedule.rows >= 0]
-    samples = np.concatenate([records.index.num_samples for records in sets])[rows].sum()
+    samples, size = (
+        np.concatenate([getattr(records.index, key) for records in sets])[rows].sum() / steps
+        for key in ("num_samples", "num_bytes")
+    )
     if name in ("read", "parse", "features"):
         data = part_of_the_way(tf, name, sets, rows).batch(round(len(rows) / steps))
     else:
@@ -99,7 +115,7 @@ def our_batches(tf, name, folder, rng, args):
             seed=args.seed,
             with_teacher=name == "mix",
         )
-    return iter(data.repeat()), samples / SAMPLE_RATE / steps
+    return iter(data.repeat()), samples / SAMPLE_RATE, size
 
 
 def part_of_the_way(tf, name, sets, rows):
@@ -115,7 +131,7 @@ def part_of_the_way(tf, name, sets, rows):
     return records.map(lambda serialized: tf.strings.length(serialized))
 
 
-def peer_batches(tf, options, folder, rng, args):
+def peer_batches(tf, name, options, folder, rng, args):
     """The same of TensorFlowASR, whose records hold WAV files and text."""
     from tensorflow_asr.configs import DecoderConfig
     from tensorflow_asr.datasets import ASRTFRecordDataset
@@ -151,8 +167,9 @@ def peer_batches(tf, options, folder, rng, args):
         for batch in data.repeat():
             yield extract(batch.inputs.inputs, batch.inputs.inputs_length)
 
-    seconds = sum(map(len, speech)) / SAMPLE_RATE / len(speech) * int(BATCH_SECONDS / LONGEST)
-    return batches(), seconds
+    mean = int(BATCH_SECONDS / LONGEST) / len(speech)
+    size = sum(path.stat().st_size for path in pathlib.Path(folder).glob("*.tfrecord"))
+    return batches(), mean * sum(map(len, speech)) / SAMPLE_RATE, mean * size
 
 
 def measure_input(tf, name, options, args):
@@ -161,8 +178,8 @@ def measure_input(tf, name, options, args):
 
     rng, base = np.random.default_rng(args.seed), usage()[2]
     with tempfile.TemporaryDirectory() as folder:
-        make, what = (peer_batches, options) if name == PEER else (our_batches, name)
-        batches, seconds = make(tf, what, folder, rng, args)
+        make = peer_batches if name == PEER else our_batches
+        batches, seconds, size = make(tf, name, options, folder, rng, args)
         for _ in range(WARM_UP):
             next(batches)
         times = []
@@ -172,7 +189,8 @@ def measure_input(tf, name, options, args):
                 next(batches)
             times.append([after - start for after, start in zip(usage(), before, strict=True)])
     wall, cpu, _ = zip(*times, strict=True)
-    return {"audio_s": seconds * args.batches, "wall_s": wall, "cpu_s": cpu, "peak_mib": usage()[2] - base}
+    row = {"audio_s": seconds * args.batches, "wall_s": wall, "cpu_s": cpu, "peak_mib": usage()[2] - base}
+    return row | {"bytes_per_audio_s": size / seconds}
 
 
 def measure_waiting(tf, args):
@@ -230,7 +248,7 @@ def work(args):
 
 def print_table(rows):
     """Medians."""
-    print(f"{'':22}wall s   cpu s  audio s / cpu s  audio s / s  peak MiB")
+    print(f"{'':22}wall s   cpu s  audio s / cpu s  audio s / s  peak MiB  kB / audio s")
     for row in rows:
         if "waited_s" in row:
             part = sum(row["waited_s"]) / sum(row["step_s"])
@@ -240,7 +258,8 @@ def print_table(rows):
             continue
         wall, cpu = (statistics.median(row[key]) for key in ("wall_s", "cpu_s"))
         rates = f"{row['audio_s'] / cpu:17.0f}{row['audio_s'] / wall:13.0f}"
-        print(f"{row['name']:20}{wall:8.3f}{cpu:8.3f}{rates}{row['peak_mib']:10.0f}")
+        sizes = f"{row['peak_mib']:10.0f}{row['bytes_per_audio_s'] / 1000:13.1f}"
+        print(f"{row['name']:20}{wall:8.3f}{cpu:8.3f}{rates}{sizes}")
 
 
 def main():
