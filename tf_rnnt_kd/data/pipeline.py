@@ -341,8 +341,19 @@ class RecordTable:
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
 
 
-def to_fields(serialized, targets, features_dtype=None):
-    """One record as the fields of a batch, unpadded: so features are made of speech alone, not of padding."""
+def to_fields(
+    serialized: tf.Tensor, targets: TargetsSpec | None, features_dtype: str | None = None
+) -> dict[str, tf.Tensor]:
+    """One record as the fields of a batch, unpadded: so features are made of speech alone, not of padding.
+
+    Args:
+      serialized: scalar string.
+      targets: of the teacher, None for none.
+      features_dtype: of features that some records hold in place of audio, None where none does.
+
+    Returns:
+      `features` [N, F] float32 and the other fields of `Batch` and `TeacherTargets`, each without its axis B.
+    """
     record = parse_record(serialized, targets, features_dtype)
     features = _to_features(record)
     empty = tf.zeros([0, 0], tf.float32)
