@@ -11,6 +11,7 @@ _CODEC = flags.DEFINE_enum(
     "codec", "factored", ["transcripts", "factored", "lattice"], "What of the teacher is stored."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "In which the targets are stored.")
+_FEATURES = flags.DEFINE_enum("features", "none", ["none", "uint8", "uint16"], "Stored in place of the audio.")
 
 
 def main(argv):
@@ -19,7 +20,9 @@ def main(argv):
     from tf_rnnt_kd.labelling.records import label_folder
 
     codec = None if _CODEC.value == "transcripts" else _CODEC.value
-    label_folder(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, codec=codec, dtype=_DTYPE.value)
+    features = None if _FEATURES.value == "none" else _FEATURES.value
+    folders = _CHECKPOINT.value, _RECORDS.value, _OUTPUT.value
+    label_folder(*folders, codec=codec, dtype=_DTYPE.value, features=features)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from tf_rnnt_kd.data.pipeline import (
 )
 from tf_rnnt_kd.data.records import RecordIndex, RecordSet, write_records
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.features.log_mel import log_mel, num_log_mel_frames
+from tf_rnnt_kd.features import stored
+from tf_rnnt_kd.features.log_mel import RANGE, log_mel, num_log_mel_frames
 
 BUCKETS = Buckets((1.0, 2.0, 4.0), batch_seconds=8.0)  # 8, 4 and 2 rows
 OFF = Augmentation(num_frequency_masks=0, num_time_masks=0)
@@ -102,6 +103,15 @@ def test_each_utterance_comes_once_an_epoch(seed):
         group = np.flatnonzero(bucket_of == k).tolist()
         stream = [row for bucket, rows in members(schedule) if bucket == k for row in rows]
         assert len(stream) > len(group) and in_permutations(stream, group)
+
+
+def test_batches_mix_shards_and_every_epoch_mixes_them_anew():
+    shard = np.repeat(np.arange(8), 8)  # written in this order
+    records = index_only([14_000] * 64, [3] * 64)
+    batches = np.array([rows for _, rows in members(plan([records], num_steps=40))])  # 5 epochs of 8 batches of 8
+    assert min(len(set(shard[rows])) for rows in batches) >= 4
+    epochs = batches.reshape(5, 64)
+    assert all(np.mean(a == b) < 0.1 for i, a in enumerate(epochs) for b in epochs[:i])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.3, 0.5, 0.9])
@@ -214,7 +224,7 @@ def random(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def write_set(folder, count=9, codec=None, seed=0, teacher="a" * 64):
+def write_set(folder, count=9, codec=None, seed=0, teacher="a" * 64, features=None):
     width, dtype = (3, "float32") if codec == "factored" else (0, "float16")
     spec = schema.TargetsSpec(codec, dtype, width, 5, 0, teacher) if codec else None
     manifest = {
@@ -222,6 +232,7 @@ def write_set(folder, count=9, codec=None, seed=0, teacher="a" * 64):
         "sample_rate": 16_000,
         "targets": dataclasses.asdict(spec) if spec else None,
         "source": "noise",
+        **({"features": stored.describe(features)} if features else {}),
     }
     joint = (np.ones([3, 5], np.float32), np.zeros(5, np.float32)) if codec == "factored" else None
     items = list(make_records(count, codec, seed))
@@ -239,7 +250,9 @@ def sets(tmp_path_factory):
 SMALL = Buckets((0.6, 1.2), batch_seconds=2.4)  # 4 and 2 rows
 
 
-def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher=True, num_parallel=2, **options):
+def read(
+    sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher=True, num_parallel=2, options=None, **more
+):
     dataset = read_batches(
         sets,
         schedule,
@@ -248,8 +261,8 @@ def read(sets, schedule, *, first_step=0, augmentation=OFF, seed=3, with_teacher
         seed=seed,
         with_teacher=with_teacher,
         num_parallel=num_parallel,
-        **options,
-    )
+        **more,
+    ).with_options(options or tf.data.Options())
     return [tf.nest.map_structure(lambda value: value.numpy(), batch) for batch in dataset]
 
 
@@ -362,10 +375,14 @@ def test_utterances_of_a_step_are_named(sets):
         assert utterance_ids(both, schedule, step) == [names[row] for row in rows]
 
 
-@pytest.mark.parametrize("num_parallel", [1, 5])
-def test_the_order_does_not_depend_on_parallelism(sets, masked, num_parallel):
+@pytest.mark.parametrize(("num_parallel", "pool"), [(1, None), (8, None), (1, 1), (2, 3), (8, 1), (8, 8)])
+def test_the_order_does_not_depend_on_parallelism(sets, masked, num_parallel, pool):
     both, schedule = [sets[None], sets["factored"]], schedule_of(sets, "factored")
-    assert_equal_batches(read(both, schedule, augmentation=Augmentation(), num_parallel=num_parallel), masked)
+    options = tf.data.Options()
+    if pool:
+        options.threading.private_threadpool_size = pool
+    found = read(both, schedule, augmentation=Augmentation(), num_parallel=num_parallel, options=options)
+    assert_equal_batches(found, masked)
 
 
 def test_augmentation_depends_on_seed_and_step_and_touches_features_only(sets, masked):
@@ -379,6 +396,30 @@ def test_augmentation_depends_on_seed_and_step_and_touches_features_only(sets, m
     assert hidden["same"] == hidden["equal_seeds"] == 0
     masks = [b.features[0, :40] == 0.0 for b in masked]
     assert len({mask.tobytes() for mask in masks}) > 1
+
+
+@pytest.mark.parametrize("dtype", stored.DTYPES)
+def test_stored_features_give_the_batches_of_the_audio_to_half_a_step(sets, work_dir, dtype):
+    compact = write_set(work_dir / "compact", codec="factored", seed=1, features=dtype)
+    schedule, with_masks = schedule_of(sets, "factored"), {"augmentation": Augmentation()}
+    heard = read([sets[None], sets["factored"]], schedule, **with_masks)
+    np.testing.assert_array_equal(schedule_of({**sets, "factored": compact}, "factored").rows, schedule.rows)
+    restored = read([sets[None], compact], schedule, **with_masks)
+    for a, b in zip(heard, restored, strict=True):
+        step = (RANGE[1] - RANGE[0]) / np.iinfo(dtype).max
+        np.testing.assert_allclose(b.features, a.features, atol=0.5 * step + 4e-5)
+        np.testing.assert_array_equal(b.features == 0.0, a.features == 0.0)
+        human, teacher = a.source == 0, a.source == 1
+        np.testing.assert_array_equal(b.features[human], a.features[human])
+        assert np.any(b.features[teacher] != a.features[teacher])
+    assert_equal_batches([b._replace(features=0) for b in restored], [a._replace(features=0) for a in heard])
+    assert_equal_batches(read([sets[None], compact], schedule, first_step=4, **with_masks), restored[4:])
+
+
+def test_features_of_two_types_in_one_training_are_refused(sets, work_dir):
+    both = [write_set(work_dir / dtype, features=dtype) for dtype in stored.DTYPES]
+    with pytest.raises(UserError, match="uint8 and .*uint16 hold features of uint8 and uint16: write them alike"):
+        read(both, plan(both, num_steps=1, buckets=SMALL))
 
 
 def test_every_bucket_has_one_static_shape(sets):

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tests.data.test_schema import assert_same, record, spec
 from tf_rnnt_kd.data import records, schema, shards
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.features import stored
 
 MANIFEST = {"tokenizer_hash": "a" * 64, "sample_rate": 16000, "targets": None, "source": "test"}
 JOINT = (np.arange(15, dtype=np.float32).reshape(3, 5), np.ones(5, np.float32))
@@ -451,6 +452,40 @@ def test_a_manifest_says_the_essential(work_dir, key):
 
 
 # -- opening, and damage --
+
+
+def test_features_take_the_place_of_the_audio(work_dir):
+    made = [dataclasses.replace(r, samples=np.tile(r.samples, 9)) for r in to_records(items())]
+    plain = write(work_dir / "audio", make=lambda part: (made[int(item.id[1:])] for item in part))
+    described = stored.describe("uint16")
+    record_set = write(work_dir / "features", make=lambda part: (made[int(i.id[1:])] for i in part), features=described)
+    assert (plain.features_dtype, record_set.features_dtype) == (None, "uint16")
+    assert "features" not in plain.manifest and plain.manifest["schema_version"] == 1
+    assert record_set.manifest["features"] == described and record_set.manifest["schema_version"] == 2
+    np.testing.assert_array_equal(record_set.index.num_samples, plain.index.num_samples)
+    for i, original in enumerate(made):
+        parsed = schema.parse_record(tf.constant(read_at(record_set, i)), None, "uint16")
+        assert parsed["samples"].shape == [0]
+        np.testing.assert_array_equal(parsed["labels"], original.labels)
+        quantised = stored.quantise(original.samples, "uint16")
+        assert len(quantised) > 0
+        np.testing.assert_array_equal(tf.reshape(parsed["features"], [-1, 80]), quantised)
+        assert schema.parse_record(tf.constant(read_at(plain, i)), None, "uint16")["features"].shape == [0]
+
+
+def test_who_wants_to_hear_a_set_of_features_is_told(work_dir):
+    record_set = write(work_dir, features=stored.describe("uint8"))
+    with pytest.raises(UserError, match="holds features in place of audio, so it can be trained on and no more: leave"):
+        next(record_set.read())
+
+
+def test_features_of_another_front_end_are_refused_by_reader_and_writer(work_dir, monkeypatch):
+    write(work_dir, features=stored.describe("uint8"))
+    monkeypatch.setitem(stored.FRONT_END, "log_floor", 1e-7)
+    with pytest.raises(UserError, match="another front end .log_floor is 1e-05 there and 1e-07 here.: delete it"):
+        records.open_records(str(work_dir))
+    with pytest.raises(UserError, match="was begun with other settings .features is"):
+        write(work_dir, features=stored.describe("uint8"))
 
 
 def test_labels_of_another_tokenizer_are_refused(work_dir):

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_cascade_in_words():
 def test_stored_targets_are_sized_by_the_hour(quickstart):
     # (25 frames + 4 labels) a second of 96 floats of 4 bytes, and the audio: 3600 * (29 * 384 + 32000) bytes.
     assert quickstart.count("digits-unlabelled-factored (factored, float32): 155 MB an hour") == 2
+
+
+def test_features_in_place_of_audio_are_a_quarter_of_it(quickstart):
+    plan = load_plan("configs/quickstart.gin")[0]
+    corpora = [
+        dataclasses.replace(c, features=None if "dev" in c.name or "test" in c.name else "uint8", hours=1.0)
+        for c in plan.corpora
+    ]
+    words = describe(dataclasses.replace(plan, corpora=corpora))
+    # As above, with 8000 bytes a second in place of 32000.
+    assert words.count("digits-unlabelled-factored (factored, float32): 68.9 MB an hour") == 2
+    assert "digits-labelled: transcribed, 1 h, 28.8 MB of records" in words
+    assert "digits-unlabelled: audio only, 1 h, 115 MB of records" in words
 
 
 def test_the_same_plan_gives_the_same_words(quickstart):

@@ -26,6 +26,10 @@ def corpora():
     return [Corpus("train", nothing), Corpus("dev", nothing), Corpus("test", nothing), Corpus("audio", nothing, False)]
 
 
+def with_features(*names):
+    return [dataclasses.replace(c, features="uint8" if c.name in names else None) for c in corpora()]
+
+
 def generation(name, teacher=None, **changes):
     pseudo = {"teacher": teacher, "unlabelled": ("audio",)} if teacher else {}
     defaults = {"objective": Objective(), "labelled": ("train",), "training": tiny.training(1, labelled_fraction=0.3)}
@@ -65,6 +69,8 @@ def test_a_sound_plan_is_accepted_and_finds_its_corpora():
         ({"tests": ("audio",)}, "tests names 'audio'"),
         ({"tokenizer": TokenizerSpec("characters", ("audio",))}, "the tokenizer names 'audio'"),
         ({"comparisons": [("student", "teacher")]}, "comparisons names 'student', which is none of: teacher"),
+        ({"corpora": with_features("dev")}, "corpus 'dev': an evaluation hears its audio, so leave out its features"),
+        ({"corpora": with_features("test")}, "corpus 'test': an evaluation hears"),
     ],
 )
 def test_what_the_plan_names_must_be_there(changes, message):
@@ -132,6 +138,22 @@ def test_each_student_has_the_sets_of_its_corpora():
     sets = plan.label_sets(plan.generations[1])
     assert sets == [LabelSet("teacher", name, "factored", "bfloat16") for name in ("train", "audio")]
     assert [s.name for s in sets] == ["train-factored", "audio-factored"]
+
+
+def test_features_stand_in_for_audio_where_only_trainings_read_it():
+    plan = make_plan(corpora=with_features("train", "audio"))
+    assert [plan.stored_features(corpus) for corpus in plan.corpora] == ["uint8", None, None, None]
+    assert [s.features for s in plan.label_sets(plan.generations[1])] == ["uint8"]
+    both = make_plan(
+        generation("teacher"), soft("student", unlabelled=("train", "audio")), corpora=with_features("train")
+    )
+    assert both.stored_features(both.corpora[0]) is None
+    assert [s.features for s in both.label_sets(both.generations[1])] == ["uint8", None]
+
+
+def test_features_of_an_unknown_type_are_refused():
+    with pytest.raises(UserError, match="corpus 'train': features is 'float16', not uint8 or uint16"):
+        Corpus("train", nothing, features="float16")
 
 
 def test_a_hard_student_shares_the_set_of_its_soft_fellow():

@@ -6,6 +6,7 @@ import pytest
 
 from tests import tiny
 from tests.toy import tone_utterances
+from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.nst import run
 from tf_rnnt_kd.nst.jobs import find_job
@@ -16,6 +17,7 @@ from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.strategy import make_strategy
 
 ROWS = ("teacher", "student", "student/second_pass")
+SETS = ("records/train", "records/audio", "records/dev", "seed-0/teacher/labels/audio-factored")
 
 
 def corpus(name, count, seed, labelled=True):
@@ -85,6 +87,25 @@ def test_two_generations_leave_models_labels_results_and_a_report(finished):
     assert "teacher" in report and "student - teacher" in report and "student, second pass - student" in report
     assert (work_dir / "report.txt").read_text() == report + "\n"
     assert "seconds" not in (work_dir / "results.json").read_text()
+
+
+@pytest.mark.slow
+def test_in_a_whole_run_features_stand_in_where_only_trainings_read(finished, work_dir):
+    plan = make_plan()
+    trained_on = [
+        dataclasses.replace(c, features="uint16" if c.name in ("train", "audio") else None) for c in plan.corpora
+    ]
+    go(work_dir, dataclasses.replace(plan, corpora=trained_on))
+    labels = "seed-0/teacher/labels/audio-factored"
+    sizes = [
+        {name: sum(path.stat().st_size for path in (folder / name).glob("*.tfrecord")) for name in SETS}
+        for folder in (finished[0], work_dir)
+    ]
+    assert sizes[0]["records/audio"] == sizes[1]["records/audio"]  # which the teacher has to hear
+    assert sizes[0]["records/dev"] == sizes[1]["records/dev"]
+    assert all(sizes[1][name] < 0.75 * sizes[0][name] for name in ("records/train", labels))
+    with pytest.raises(UserError, match="train holds features in place of audio"):
+        next(open_records(str(work_dir / "records/train")).read())
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ from tf_rnnt_kd.data.input_servers import read_through
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
+from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, NUM_MEL_BINS, log_mel, num_log_mel_frames
 from tf_rnnt_kd.features.spec_augment import spec_augment
-from tf_rnnt_kd.masks import zero_padding
+from tf_rnnt_kd.features.stored import restore
 
 _FRAME_FEATURES = 4  # feature frames in an encoder frame
 
@@ -268,13 +268,14 @@ def read_batches(
       servers: addresses of input servers that do the work (see `read_through`); by default it is done here.
     """
     targets = common_targets(sets) if with_teacher else None
-    table = _RecordTable(sets)
+    features_dtype = _common_features_dtype(sets)
+    table = RecordTable(sets)
 
     def read_part(step, rows, bucket, part):
         whole = tf.gather(table.batch_sizes(schedule.buckets), bucket)
         size = whole // share.of
         records = tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size])
-        records = records.flat_map(table.read).map(lambda serialized: _to_fields(serialized, targets))
+        records = records.flat_map(table.read).map(lambda serialized: to_fields(serialized, targets, features_dtype))
         shapes = _padded_shapes(schedule, bucket, targets)
         place = {"first_row": part * size, "num_rows": whole}
         return records.padded_batch(tf.cast(size, tf.int64), shapes).map(
@@ -307,7 +308,14 @@ def common_targets(sets: Sequence[RecordSet]) -> TargetsSpec | None:
     return next(iter(found), None)
 
 
-class _RecordTable:
+def _common_features_dtype(sets):
+    found = {s.features_dtype: s.folder for s in sets if s.features_dtype}
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(found.values())} hold features of {' and '.join(found)}: write them alike")
+    return next(iter(found), None)
+
+
+class RecordTable:
     """Where each utterance of the concatenated sets lies, as tensors."""
 
     def __init__(self, sets: Sequence[RecordSet]):
@@ -333,14 +341,26 @@ class _RecordTable:
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
 
 
-def _to_fields(serialized, targets):
-    """One record as the fields of a batch, unpadded."""
-    record = parse_record(serialized, targets)
+def to_fields(
+    serialized: tf.Tensor, targets: TargetsSpec | None, features_dtype: str | None = None
+) -> dict[str, tf.Tensor]:
+    """One record as the fields of a batch, unpadded: so features are made of speech alone, not of padding.
+
+    Args:
+      serialized: scalar string.
+      targets: of the teacher, None for none.
+      features_dtype: of features that some records hold in place of audio, None where none does.
+
+    Returns:
+      `features` [N, F] float32 and the other fields of `Batch` and `TeacherTargets`, each without its axis B.
+    """
+    record = parse_record(serialized, targets, features_dtype)
+    features = _to_features(record)
     empty = tf.zeros([0, 0], tf.float32)
     codec = targets.codec if targets else None
     return {
-        "samples": record["samples"],
-        "num_samples": tf.size(record["samples"]),
+        "features": features,
+        "num_features": tf.shape(features)[0],
         "labels": record["labels"],
         "num_labels": tf.size(record["labels"]),
         "source": record["source"],
@@ -351,6 +371,17 @@ def _to_fields(serialized, targets):
     }
 
 
+def _to_features(record):
+    """[N, F], from what the record has: audio, or features."""
+
+    def hear():
+        return log_mel(tf.cast(record["samples"], tf.float32)[None] / 32768.0)[0]
+
+    if "features" not in record:
+        return hear()
+    return tf.cond(tf.size(record["features"]) > 0, lambda: restore(record["features"]), hear)
+
+
 def _has_teacher(record, codec):
     values = record.get({"factored": "encoded", "lattice": "logits"}.get(codec))
     return tf.cast(tf.size(values) > 0, tf.float32) if values is not None else tf.zeros([])
@@ -359,14 +390,13 @@ def _has_teacher(record, codec):
 def _padded_shapes(schedule, bucket, targets):
     num_buckets = len(schedule.buckets.seconds)
     frames = tf.gather(tf.constant([schedule.buckets.num_frames(k) for k in range(num_buckets)], tf.int64), bucket)
-    samples = tf.gather(tf.constant([schedule.buckets.num_samples(k) for k in range(num_buckets)], tf.int64), bucket)
     labels = tf.gather(tf.constant(schedule.num_labels, tf.int64), bucket)
     width, vocabulary = (targets.width, targets.vocabulary_size) if targets else (0, 0)
     factored, lattice = (targets is not None and targets.codec == codec for codec in ("factored", "lattice"))
     zero = tf.constant(0, tf.int64)
     return {
-        "samples": [samples],
-        "num_samples": [],
+        "features": [_FRAME_FEATURES * frames, NUM_MEL_BINS],
+        "num_features": [],
         "labels": [labels],
         "num_labels": [],
         "source": [],
@@ -378,9 +408,7 @@ def _padded_shapes(schedule, bucket, targets):
 
 
 def _to_batch(fields, augmentation, seed, place):
-    samples = tf.cast(fields["samples"], tf.float32) / 32768.0  # [B, S]
-    num_features = num_log_mel_frames(fields["num_samples"])
-    features = zero_padding(log_mel(samples), num_features)  # [B, 4T, F]
+    features, num_features = fields["features"], fields["num_features"]  # [B, 4T, F], [B]
     masks = dataclasses.asdict(augmentation)
     first_step = masks.pop("first_step")
     masked = spec_augment(features, num_features, seed=seed, **place, **masks)

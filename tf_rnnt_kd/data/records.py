@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.data import schema, shards
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.features import stored
 
 MANIFEST = shards.MANIFEST
 PLAN = "plan.json"
@@ -92,6 +93,11 @@ class RecordSet:
         return _targets(self.manifest)
 
     @property
+    def features_dtype(self) -> str | None:
+        """Of the features that the records carry in place of audio, or None."""
+        return self.manifest["features"]["dtype"] if "features" in self.manifest else None
+
+    @property
     def kernel(self) -> np.ndarray:
         """[D, V] float32, of the teacher's joint (codec `factored`)."""
         return self._joint["kernel"]
@@ -111,8 +117,13 @@ class RecordSet:
         """Yields the records from position `start` up to `stop`, in order; by default all of them.
 
         Raises:
-          UserError: a shard whose bytes are not what was written.
+          UserError: a shard whose bytes are not what was written, or a set that holds no audio.
         """
+        if self.features_dtype:
+            raise UserError(
+                f"{self.folder} holds features in place of audio, so it can be trained on and no more: "
+                "leave out Corpus.features, and write it again into another folder"
+            )
         stop = self.num_utterances if stop is None else stop
         first = 0
         for path, entry in zip(self.shards, self.manifest["shards"], strict=True):
@@ -170,7 +181,8 @@ def write_records(
       items: what to write; attributes `id`, where items have them, must differ and are part of the set's identity.
       to_records: from consecutive items to their records, in order; it may leave items out.
       manifest: settings that decide the content, as JSON: `tokenizer_hash` (None for unlabelled audio), `sample_rate`
-        in Hz, `targets` (a `TargetsSpec` as a dict, or None), `source` and whatever else tells this set from another.
+        in Hz, `targets` (a `TargetsSpec` as a dict, or None), `source` and whatever else tells this set from another;
+        with `features`, of `features.stored.describe`, records hold features in place of their samples.
       records_per_shard: items per shard.
       joint: kernel [D, V] and bias [V] of the teacher, for codec `factored`.
       measured: figures for the manifest that may differ from run to run, and so are no part of the set's identity.
@@ -215,7 +227,7 @@ def _make_plan(
     ids = [str(getattr(item, "id", "")) for item in items]
     _check_unique(ids)
     identity = {
-        "schema_version": schema.SCHEMA_VERSION,
+        "schema_version": _version(manifest),
         "items": len(items),
         "items_sha256": shards.sha256_of("\n".join(ids).encode()),
         "records_per_shard": records_per_shard,
@@ -223,6 +235,10 @@ def _make_plan(
     }
     _check_names(manifest, identity)
     return json.loads(json.dumps({**manifest, **identity}))
+
+
+def _version(manifest: dict[str, Any]) -> int:
+    return schema.FEATURES_VERSION if "features" in manifest else schema.SCHEMA_VERSION
 
 
 def _check_names(given: Iterable[str], taken: Iterable[str]) -> None:
@@ -288,7 +304,10 @@ def _write_shards(folder, items, to_records, plan, on_progress) -> list[dict[str
         path = os.path.join(folder, f"records-{i:05d}-of-{num_shards:05d}.tfrecord")
         part = items[i * size : (i + 1) * size]
         if not shards.is_finished(path):
-            shards.write_shard(path, _at_most(len(part), to_records(part)), targets)
+            records = _at_most(len(part), to_records(part))
+            if "features" in plan:
+                records = _with_features(records, plan["features"]["dtype"])
+            shards.write_shard(path, records, targets)
         entries.append(shards.describe_shard(path, len(part)))
         if on_progress:
             on_progress(min((i + 1) * size, len(items)), len(items))
@@ -300,6 +319,11 @@ def _at_most(count: int, records: Iterable[schema.Record]) -> Iterator[schema.Re
         if i == count:
             raise ValueError(f"more than {count} records came from {count} items: {record.id!r} is one too many")
         yield record
+
+
+def _with_features(records: Iterable[schema.Record], dtype: str) -> Iterator[schema.Record]:
+    for record in records:
+        yield dataclasses.replace(record, features=stored.quantise(record.samples, dtype))
 
 
 def _make_manifest(plan: dict[str, Any], measured: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -324,8 +348,8 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
       tokenizer_hash: refuse labels made with another tokenizer; None accepts any.
 
     Raises:
-      UserError: no manifest, a damaged one, another schema version, another tokenizer, a missing or truncated shard,
-        a damaged index or joint.
+      UserError: no manifest, a damaged one, another schema version, another tokenizer, features of another front
+        end, a missing or truncated shard, a damaged index or joint.
     """
     path = os.path.join(folder, MANIFEST)
     manifest = _load_manifest(path)
@@ -335,6 +359,9 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
             f"{folder} was made with tokenizer {made_with[:12]}, not {tokenizer_hash[:12]}: "
             "use the tokenizer it was made with, or write the records again into another folder"
         )
+    changes = stored.front_end_changes(manifest["features"]) if "features" in manifest else ""
+    if changes:
+        raise UserError(f"{folder} holds features of another front end ({changes}): delete it and write it again")
     paths = tuple(os.path.join(folder, entry["name"]) for entry in manifest["shards"])
     for shard, entry in zip(paths, manifest["shards"], strict=True):
         shards.check_size(shard, entry["num_bytes"])
@@ -349,9 +376,9 @@ def _load_manifest(path: str) -> dict[str, Any]:
         raise UserError(f"{folder} has no {MANIFEST}, so it is no finished record set: run the command that writes it")
     manifest = _load_json(path)
     version = manifest.get("schema_version")
-    if version != schema.SCHEMA_VERSION:
+    if version != _version(manifest):
         raise UserError(
-            f"{path} has schema version {version!r}, this program reads {schema.SCHEMA_VERSION}: "
+            f"{path} has schema version {version!r}, this program reads {_version(manifest)}: "
             f"delete {folder} and run the command that wrote it again"
         )
     with open(path, "rb") as file:

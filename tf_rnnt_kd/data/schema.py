@@ -2,11 +2,13 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
 
 SCHEMA_VERSION = 1
+FEATURES_VERSION = 2  # of sets with features in place of audio, which programs of version 1 would take for silence
 
 CODECS = ("factored", "lattice")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -67,6 +69,7 @@ class Record:
       encoded: [T, D] or None.
       predicted: [U+1, D] or None.
       logits: [T, U+1, V] or None.
+      features: [N, F] as `features.stored` has them, or None; a record that has them is stored without its samples.
     """
 
     id: str
@@ -79,6 +82,7 @@ class Record:
     encoded: np.ndarray | None = None
     predicted: np.ndarray | None = None
     logits: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 _TEACHER_FIELDS = ("encoded", "predicted", "logits")
@@ -125,12 +129,12 @@ def encode_record(record: Record) -> bytes:
         "id": _bytes_feature(record.id.encode()),
         "speaker": _bytes_feature(record.speaker.encode()),
         "text": _bytes_feature(record.text.encode()),
-        "samples": _bytes_feature(_little_endian(record.samples)),
+        "samples": _bytes_feature(_little_endian(record.samples) if record.features is None else b""),
         "labels": _bytes_feature(_little_endian(record.labels)),
         "source": tf.train.Feature(int64_list=tf.train.Int64List(value=[record.source])),
         "score": tf.train.Feature(float_list=tf.train.FloatList(value=[record.score])),
     }
-    for name in _TEACHER_FIELDS:
+    for name in (*_TEACHER_FIELDS, "features"):
         if getattr(record, name) is not None:
             features[name] = _bytes_feature(_little_endian(getattr(record, name)))
     # A protobuf map has no order of its own: without `deterministic` a shard's checksum would change from run to run.
@@ -171,27 +175,32 @@ def _decode_targets(raw: dict[str, bytes], targets: TargetsSpec | None, num_labe
     return {name: np.frombuffer(raw[name], dtype).reshape(-1, *middle.get(name, ()), fields[name]) for name in stored}
 
 
-def parse_record(serialized: tf.Tensor, targets: TargetsSpec | None) -> dict[str, tf.Tensor]:
+def parse_record(
+    serialized: tf.Tensor, targets: TargetsSpec | None, features_dtype: str | None = None
+) -> dict[str, tf.Tensor]:
     """Reads one record inside a graph.
 
     Args:
       serialized: scalar string, one `tf.train.Example`.
       targets: what the set's teacher targets are, or None to leave them out.
+      features_dtype: in which features are stored, or None to leave them out.
 
     Returns:
       `id`, `speaker`, `text`: scalar string; `samples`: [S] int16; `labels`: [U] int32; `source`: scalar int32;
       `score`: scalar float32; and of the teacher, in the stored dtype, `encoded`: [T, D] and `predicted`: [U+1, D]
       (codec `factored`) or `logits`: [T, U+1, V] (codec `lattice`). A record without teacher has T = 0 and no rows in
-      `predicted`.
+      `predicted`. With `features_dtype` also `features`: [N * F], empty where the record holds audio.
     """
     fields = targets.fields() if targets else {}
-    parsed = tf.io.parse_single_example(serialized, _feature_spec(fields))
+    stored = ["features"] if features_dtype else []
+    parsed = tf.io.parse_single_example(serialized, _feature_spec([*fields, *stored]))
     labels = tf.io.decode_raw(parsed["labels"], tf.int32)  # [U]
     record = {
         **{name: parsed[name] for name in ("id", "speaker", "text", "score")},
         "samples": tf.io.decode_raw(parsed["samples"], tf.int16),  # [S]
         "labels": labels,
         "source": tf.cast(parsed["source"], tf.int32),
+        **{name: tf.io.decode_raw(parsed[name], tf.as_dtype(features_dtype)) for name in stored},
     }
     for name, size in fields.items():
         middle = [tf.size(labels) + 1] if name == "logits" else []
@@ -201,11 +210,11 @@ def parse_record(serialized: tf.Tensor, targets: TargetsSpec | None) -> dict[str
     return record
 
 
-def _feature_spec(fields: dict[str, int]) -> dict[str, tf.io.FixedLenFeature]:
+def _feature_spec(optional: Iterable[str]) -> dict[str, tf.io.FixedLenFeature]:
     text = tf.io.FixedLenFeature([], tf.string)
     return {
         **dict.fromkeys(("id", "speaker", "text", "samples", "labels"), text),
         "source": tf.io.FixedLenFeature([], tf.int64),
         "score": tf.io.FixedLenFeature([], tf.float32),
-        **dict.fromkeys(fields, tf.io.FixedLenFeature([], tf.string, default_value="")),
+        **dict.fromkeys(optional, tf.io.FixedLenFeature([], tf.string, default_value="")),
     }

@@ -1,5 +1,7 @@
 """Log-mel features of 16 kHz speech."""
 
+import math
+
 import tensorflow as tf
 
 SAMPLE_RATE = 16_000  # Hz
@@ -10,6 +12,24 @@ NUM_MEL_BINS = 80
 # log-energies of levelled speech to about zero mean and unit variance.
 _LOG_FLOOR = 1e-5
 _MEAN, _DEVIATION = -4.0, 4.0
+_FFT_LENGTH = 512
+_LOWEST, _HIGHEST = 20.0, 7_600.0  # Hz
+# The least that a feature can be, and more than the most: by Parseval a frame of samples in [-1, 1] has half of
+# 512 * sum(hann^2) = 512 * 150 on this side of the spectrum, and a triangle lets pass no more than all of it.
+RANGE = (math.log(_LOG_FLOOR) - _MEAN) / _DEVIATION, (math.log(_FFT_LENGTH * 150 / 2) - _MEAN) / _DEVIATION
+# All that features depend on besides the samples.
+FRONT_END = {
+    "sample_rate": SAMPLE_RATE,
+    "frame_length": FRAME_LENGTH,
+    "frame_step": FRAME_STEP,
+    "window": "hann",
+    "fft_length": _FFT_LENGTH,
+    "num_mel_bins": NUM_MEL_BINS,
+    "mel_hz": [_LOWEST, _HIGHEST],
+    "log_floor": _LOG_FLOOR,
+    "mean": _MEAN,
+    "deviation": _DEVIATION,
+}
 
 
 def num_log_mel_frames(num_samples):
@@ -20,7 +40,7 @@ def num_log_mel_frames(num_samples):
 
 def mel_matrix() -> tf.Tensor:
     """What pools a spectrum of 257 bins to 80 mel bins: triangles from 20 to 7600 Hz, [257, 80]."""
-    return tf.signal.linear_to_mel_weight_matrix(NUM_MEL_BINS, 257, SAMPLE_RATE, 20.0, 7_600.0)
+    return tf.signal.linear_to_mel_weight_matrix(NUM_MEL_BINS, _FFT_LENGTH // 2 + 1, SAMPLE_RATE, _LOWEST, _HIGHEST)
 
 
 def log_mel(samples: tf.Tensor, matrix: tf.Tensor | None = None) -> tf.Tensor:
@@ -39,7 +59,7 @@ def log_mel(samples: tf.Tensor, matrix: tf.Tensor | None = None) -> tf.Tensor:
     frames = tf.signal.frame(samples, FRAME_LENGTH, FRAME_STEP)  # [B, N, 400]
     windowed = frames * tf.signal.hann_window(FRAME_LENGTH)
     # Padded here: `rfft` does not pad where there is no frame, and then refuses the length.
-    spectrum = tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, 0], [0, 512 - FRAME_LENGTH]]))  # [B, N, 257]
+    spectrum = tf.signal.rfft(tf.pad(windowed, [[0, 0], [0, 0], [0, _FFT_LENGTH - FRAME_LENGTH]]))  # [B, N, 257]
     power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
     energy = tf.matmul(power, mel_matrix() if matrix is None else matrix)  # [B, N, 80]
     return (tf.math.log(tf.maximum(energy, _LOG_FLOOR)) - _MEAN) / _DEVIATION

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tf_rnnt_kd.data.records import RecordSet, open_records, write_records
 from tf_rnnt_kd.data.schema import TEACHER_HYPOTHESIS, Record, TargetsSpec
 from tf_rnnt_kd.decoding.offline import similar_lengths
+from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.labelling.hard import make_labeller
 from tf_rnnt_kd.labelling.soft import codec_error, joint_arrays, make_spec, teacher_fields
 from tf_rnnt_kd.models.saving import has_second_pass, load_model, read_description
@@ -35,6 +36,7 @@ def label_records(
     *,
     codec: str | None = None,
     dtype: str = "float32",
+    features: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RecordSet:
     """Writes `source` again with the teacher's hypotheses in place of transcripts; goes on where a killed run stopped.
@@ -47,6 +49,7 @@ def label_records(
       folder: of the new set.
       codec: "factored" or "lattice" for soft targets, None for transcripts alone.
       dtype: in which targets are stored.
+      features: in which features are stored in place of the audio, see `features.stored`; None for audio.
       on_progress: called with (utterances done, in all).
 
     Raises:
@@ -59,6 +62,7 @@ def label_records(
         "sample_rate": source.manifest["sample_rate"],
         "targets": dataclasses.asdict(spec) if spec else None,
         "source": {"records": source.hash, "teacher": teacher_hash, "search": "greedy"},
+        **({"features": describe(features)} if features else {}),
     }
 
     def to_records(places: Sequence[_Place]) -> Iterator[Record]:
@@ -77,7 +81,15 @@ def label_records(
     )
 
 
-def label_folder(checkpoint: str, source: str, folder: str, *, codec: str | None, dtype: str = "float32") -> RecordSet:
+def label_folder(
+    checkpoint: str,
+    source: str,
+    folder: str,
+    *,
+    codec: str | None,
+    dtype: str = "float32",
+    features: str | None = None,
+) -> RecordSet:
     """`label_records` for folders, with progress: the teacher in `checkpoint` over the audio in `source`.
 
     A teacher with a second pass labels by that: whoever labels has heard the whole utterance.
@@ -95,6 +107,7 @@ def label_folder(checkpoint: str, source: str, folder: str, *, codec: str | None
             folder,
             codec=codec,
             dtype=dtype,
+            features=features,
             on_progress=lambda done, _: progress.update(done),
         )
     size, seconds = sum(map(os.path.getsize, records.shards)) / 1e6, time.monotonic() - start

@@ -13,6 +13,7 @@ from tf_rnnt_kd.training.memory import StepShape, step_bytes
 _CHARACTERS = 29  # vocabulary assumed where only the corpus can tell: A-Z, apostrophe, space, blank
 _LABELS_PER_SECOND = 4.0  # word pieces of read speech, for the size of stored targets
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_SOUND_BYTES = {None: 32_000, "uint8": 8_000, "uint16": 16_000}  # a second of audio, or of features in its place
 
 
 def describe(plan: Plan) -> str:
@@ -20,7 +21,11 @@ def describe(plan: Plan) -> str:
     vocabulary_size = vocabulary_of(plan)
     lines = [f"plan {plan.name}: {len(plan.generations)} generations, {len(plan.seeds)} seed(s)", "", "corpora"]
     for corpus in plan.corpora:
-        hours = "size known when prepared" if corpus.hours is None else f"{corpus.hours:g} h, {_audio(corpus.hours)}"
+        hours = (
+            "size known when prepared"
+            if corpus.hours is None
+            else f"{corpus.hours:g} h, {_sound(corpus.hours, plan.stored_features(corpus))}"
+        )
         lines.append(f"  {corpus.name}: {'transcribed' if corpus.labelled else 'audio only'}, {hours}")
     lines.append(f"tokenizer: {plan.tokenizer.kind}, {vocabulary_size} tokens with blank")
     lines += [_describe_language_model(spec, vocabulary_size) for spec in plan.language_models]
@@ -116,7 +121,7 @@ def _memory(model: Transducer, generation: Generation) -> str:
 
 
 def _storage(plan: Plan, labels: LabelSet, model: Transducer) -> str:
-    """Bytes of a label set: its copy of the audio and the targets, per hour and, where hours are known, in all."""
+    """Bytes of a label set: its audio or features and the targets, per hour and, where hours are known, in all."""
     tokens = _LABELS_PER_SECOND * 3600
     size = _BYTES[labels.dtype]
     per_hour = {
@@ -124,14 +129,14 @@ def _storage(plan: Plan, labels: LabelSet, model: Transducer) -> str:
         "factored": (25 * 3600 + tokens) * model.joint_width * size,
         # A lattice grows with the square of the length: here for utterances of 12 s.
         "lattice": 25 * 3600 * (_LABELS_PER_SECOND * 12 + 1) * model.vocabulary_size * size,
-    }[labels.codec] + 3600 * 32_000
+    }[labels.codec] + 3600 * _SOUND_BYTES[labels.features]
     hours = plan.corpus(labels.corpus).hours
     total = f", {_amount(hours * per_hour)} in all" if hours else ""
     return f"  {labels.name} ({labels.codec or 'transcripts'}, {labels.dtype}): {_amount(per_hour)} an hour{total}"
 
 
-def _audio(hours):
-    return f"{_amount(hours * 3600 * 32_000)} of records"
+def _sound(hours, features):
+    return f"{_amount(hours * 3600 * _SOUND_BYTES[features])} of records"
 
 
 def _amount(size: float) -> str:

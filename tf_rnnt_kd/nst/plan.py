@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.features import stored
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.cascade import CascadedObjective
@@ -23,12 +24,19 @@ class Corpus:
       utterances: lists them; their audio is read later, one by one.
       labelled: whether transcripts are used.
       hours: how much there is, for `--dry_run` where the corpus is not at hand.
+      features: how to store log-mel features in place of audio where only trainings read it, "uint8" or "uint16"; None
+        for audio everywhere. Label sets of this corpus are such places, and its own records if no teacher hears them.
     """
 
     name: str
     utterances: Callable[[], list[Utterance]]
     labelled: bool = True
     hours: float | None = None
+    features: str | None = None
+
+    def __post_init__(self):
+        if self.features not in (None, *stored.DTYPES):
+            raise UserError(f"corpus {self.name!r}: features is {self.features!r}, not {' or '.join(stored.DTYPES)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +167,7 @@ class LabelSet:
     corpus: str
     codec: str | None
     dtype: str
+    features: str | None = None
 
     @property
     def name(self) -> str:
@@ -203,6 +212,9 @@ class Plan:
         _check_known("development", [self.development], labelled)
         _check_known("tests", self.tests, labelled)
         _check_known("the tokenizer", self.tokenizer.corpora, labelled)
+        for name in (self.development, *self.tests):
+            if self.corpus(name).features:
+                raise UserError(f"corpus {name!r}: an evaluation hears its audio, so leave out its features")
         _check_unique("language model", [spec.name for spec in self.language_models])
         for spec in self.language_models:
             self._check_language_model(spec, labelled)
@@ -220,6 +232,11 @@ class Plan:
         """The corpus of that name."""
         return next(corpus for corpus in self.corpora if corpus.name == name)
 
+    def stored_features(self, corpus: Corpus) -> str | None:
+        """How the corpus' own records hold features: not at all if a teacher or an evaluation hears its audio."""
+        heard = {self.development, *self.tests, *(name for g in self.generations for name in g.unlabelled)}
+        return None if corpus.name in heard else corpus.features
+
     def label_sets(self, generation: Generation) -> list[LabelSet]:
         """The sets that a student's teacher has to label for it.
 
@@ -229,7 +246,8 @@ class Plan:
         fellows = [g for g in self.generations if g.teacher == generation.teacher and g.codec]
         owner = generation if generation.codec or not fellows else fellows[0]
         return [
-            LabelSet(generation.teacher, corpus, owner.codec, owner.targets_dtype) for corpus in generation.unlabelled
+            LabelSet(generation.teacher, corpus, owner.codec, owner.targets_dtype, self.corpus(corpus).features)
+            for corpus in generation.unlabelled
         ]
 
     def _check_generation(self, generation, labelled, earlier):

@@ -10,6 +10,7 @@ from tf_rnnt_kd.data.records import RecordSet, open_records, write_records
 from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
+from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.nst.plan import Corpus, Plan
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -47,7 +48,7 @@ def prepare(plan: Plan, folder: str) -> Prepared:
             vocabulary_size=spec.vocabulary_size,
         )
     for corpus in missing:
-        _write(corpus, listed[corpus.name], prepared, plan.records_per_shard)
+        _write(corpus, listed[corpus.name], prepared, plan.records_per_shard, plan.stored_features(corpus))
     return prepared
 
 
@@ -56,7 +57,9 @@ def transcripts(corpus: Corpus) -> list[str]:
     return [_transcript(utterance) for utterance in corpus.utterances()]
 
 
-def _write(corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, records_per_shard: int) -> None:
+def _write(
+    corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, records_per_shard: int, features: str | None
+) -> None:
     tokenizer = prepared.tokenizer()
 
     def to_records(part: Sequence[Utterance]) -> Iterator[Record]:
@@ -75,6 +78,7 @@ def _write(corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, 
                 "sample_rate": SAMPLE_RATE,
                 "targets": None,
                 "source": {"corpus": corpus.name, "labelled": corpus.labelled},
+                **({"features": describe(features)} if features else {}),
             },
             records_per_shard=records_per_shard,
             on_progress=lambda done, _: progress.update(done),

@@ -235,7 +235,8 @@ def _label(label_set: LabelSet, folder: str, prepared: Prepared) -> None:
     if os.path.exists(os.path.join(target, "manifest.json")):
         return
     source = os.path.join(prepared.folder, label_set.corpus)
-    label_folder(folder, source, target, codec=label_set.codec, dtype=label_set.dtype)
+    stored = {"codec": label_set.codec, "dtype": label_set.dtype, "features": label_set.features}
+    label_folder(folder, source, target, **stored)
 
 
 def _open_labels(plan, label_set, work_dir, seed, tokenizer_hash):
