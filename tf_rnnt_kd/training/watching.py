@@ -135,7 +135,7 @@ def make_pictures(
     sets: Sequence[RecordSet],
     shown: Shown,
 ) -> Pictures:
-    """Pictures of the first utterances with a teacher's targets, where records have them; else of the development set."""
+    """Pictures of the first utterances with targets, where the teacher comes from records; else of development."""
     records = shown.records[:_DRAWN]
     if objective.needs_teacher:
         taught = next(s for s in sets if s.targets is not None)
