@@ -1,4 +1,4 @@
-"""A page as a browser shows it: headless Chromium, told what to do over the WebDriver protocol, which is JSON by HTTP."""
+"""A page as a browser shows it: headless Chromium, led over the WebDriver protocol, which is JSON by HTTP."""
 
 import contextlib
 import json
@@ -34,11 +34,11 @@ const walk = (root) => {
     if (node.shadowRoot) walk(node.shadowRoot);
     if (tag === "iframe" && node.contentDocument) walk(node.contentDocument);
     for (const child of node.childNodes)
-      if (child.nodeType === 3 && child.data.trim() && tag !== "style" && tag !== "script") texts.push(child.data.trim());
+      if (child.nodeType === 3 && !["style", "script"].includes(tag)) texts.push(child.data.trim());
   }
 };
 walk(document);
-return {text: texts.join("\\n"), tags: tags};
+return {text: texts.filter(Boolean).join("\\n"), tags: tags};
 """
 
 

@@ -11,6 +11,7 @@ import time
 import pytest
 import soundfile
 
+from tests import browser
 from tf_rnnt_kd.data.records import open_records
 
 pytestmark = pytest.mark.slow
@@ -121,3 +122,38 @@ def test_transcribe_streams_what_evaluation_heard(undisturbed, tmp_path):
     heard = dict(line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in printed.splitlines())
     assert [heard[path].strip() for path in files] == [expected[pathlib.Path(path).stem] for path in files]
     assert any(heard.values())
+
+
+@pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
+def test_tensorboard_shows_charts_pictures_sound_tables_and_settings(undisturbed, tmp_path):
+    """In a browser, as people see them."""
+    port = browser.free_port()
+    server = [sys.executable, "-m", "tensorboard.main", f"--logdir={undisturbed[0]}", f"--port={port}"]
+    address = f"http://127.0.0.1:{port}"
+    runs = {f"seed-0/{name}/tensorboard" for name in ("teacher", "soft", "streaming")}
+    with browser.serving(*server, "--load_fast=false"), browser.browsing(str(tmp_path)) as page:
+        browser.until(lambda: runs <= set(browser.ask(f"{address}/data/runs")), "the runs")
+
+        def see(tab, words, tag, count):
+            def look():
+                text, tags = page.look()
+                return text if all(word in text for word in words) and tags.get(tag, 0) >= count else None
+
+            page.open(f"{address}/#{tab}")
+            return browser.until(look, f"{words} with {count} {tag} on the page of {tab}")
+
+        # Six cards of alignments, and all groups of charts by their names.
+        groups = ("alignment", "lattice", "dev_wer", "features", "input", "loss", "memory", "time", "update")
+        see("timeseries", (*runs, *groups, "/tone-2-0000"), "img", 6)
+        see("timeseries&tagFilter=^lattice", ("/tone-2-0000", "/tone-3-0000", "Step 120"), "img", 4)
+        see(
+            "timeseries&tagFilter=(kl_per_node|bucket_2s|dev_wer)",
+            ("/kl_per_node", "/bucket_2s", "dev_wer"),
+            "canvas",
+            3,
+        )
+        see("audio", ("audio/tone-3-0000", "AB AB AB"), "audio", 6)
+        heard = see("text", ("hypotheses", "utterance", "WER %", "tone-3-0005"), "table", 3)
+        assert "\u0336" in heard or "0.0" in heard  # a word that is struck through, or no error
+        settings = ("generation", "objective.kl_weight", "training.steps", "dev_wer")
+        see("hparams", (*settings, "Number of matching session groups: 3", "lattice"), "table", 1)

@@ -278,7 +278,7 @@ class _Run:
         plain = Augmentation(num_frequency_masks=0, num_time_masks=0)
         features = tuple(next(iter(self._batches(0, a))).features for a in (plain, self.training.augmentation))
         parts = {"training": self.training, "objective": self.objective, "seed": self.seed}
-        settings = flatten_settings(**parts, parameters=self.model.count_params())
+        settings = flatten_settings(generation=self.name, parameters=self.model.count_params(), **parts)
         self.watch.begin(settings, self.shown, features)
 
     def _report(self, step, recent):

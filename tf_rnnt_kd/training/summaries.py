@@ -66,12 +66,12 @@ def mark_words(words: Sequence[tuple[str, str]]) -> str:
 
 def escape(text: str) -> str:
     """Markdown that shows `text`."""
-    return re.sub(r"([^\w\s])", lambda found: f"&#{ord(found[1])};", text)
+    return re.sub(r"([^\w\s]|_)", lambda found: f"&#{ord(found[1])};", text)
 
 
 _MARKS = {
     "equal": escape,
     "substitute": lambda word: f"**{escape(word)}**",
-    "delete": lambda word: escape("".join(f"{letter}\u0336" for letter in word)),
+    "delete": lambda word: "".join(f"{escape(letter)}\u0336" for letter in word),
     "insert": lambda word: f"*+{escape(word)}*",
 }

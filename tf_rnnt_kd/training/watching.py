@@ -22,6 +22,16 @@ from tf_rnnt_kd.training.summaries import Summaries, escape, mark_words
 BEST_BY = "dev_wer"  # the number of an evaluation by which checkpoints are compared
 _DRAWN = 2  # utterances of which there are pictures
 _UPDATE = ("gradient_norm", "learning_rate", "decoder_learning_rate", "skipped")  # all others are losses
+# Settings that no result depends on: they would be columns of a table that is wide enough.
+_BOOKKEEPING = (
+    "input_servers",
+    "report_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_skipped",
+    "steps_per_call",
+)
 _HEADER = ("utterance", "WER %", "reference", "heard")
 
 Value = bool | int | float | str
@@ -150,7 +160,8 @@ def flatten_settings(**parts: object) -> dict[str, Value]:
         if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
             value = value.get_config()
         elif dataclasses.is_dataclass(value):
-            value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            names = [field.name for field in dataclasses.fields(value) if field.name not in _BOOKKEEPING]
+            value = {inner: getattr(value, inner) for inner in names}
         if isinstance(value, dict):
             flat |= {f"{name}.{inner}": found for inner, found in flatten_settings(**value).items()}
         elif isinstance(value, Value):
