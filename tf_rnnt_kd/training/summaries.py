@@ -40,13 +40,12 @@ class Summaries:
             sound = (samples / 32768.0).astype(np.float32)
             tf.summary.audio(name, sound[None, :, None], SAMPLE_RATE, description=text)
 
-    def write_settings(self, settings: dict[str, bool | int | float | str], metric: str) -> None:
-        """A row of the HParams page, with the newest value of the scalar `metric`."""
+    def write_settings(self, settings: dict[str, bool | int | float | str]) -> None:
+        """A row of the HParams page, which has the newest value of each scalar too."""
         from tensorboard.plugins.hparams import api  # late: only the chief of a new run needs it
 
         with self._writer.as_default(0):
-            api.hparams_config(hparams=[api.HParam(name) for name in settings], metrics=[api.Metric(metric)])
-            api.hparams(settings)
+            api.hparams(settings)  # without a list of columns: TensorBoard would take one run's for all
 
     def write_spectrograms(self, step: int, before: tf.Tensor, after: tf.Tensor) -> None:
         """Log-mel features [B, N, F] of up to three utterances, without and with SpecAugment."""

@@ -87,7 +87,7 @@ class Watch:
 
     def begin(self, settings: dict[str, Value], shown: Shown, features: tuple[tf.Tensor, tf.Tensor]) -> None:
         """What is the same all the time: settings, sound, and features [B, N, F] before and after SpecAugment."""
-        self._summaries.write_settings(settings, BEST_BY)
+        self._summaries.write_settings(settings)
         self._summaries.write_spectrograms(0, *features)
         for record in shown.records:
             self._summaries.write_audio(0, f"audio/{record.id}", record.samples, record.text)
