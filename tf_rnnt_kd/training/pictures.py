@@ -227,10 +227,10 @@ def draw_alignment(
     rows = [("heard", drawing.INK, heard, view.heard_frames), ("student", _STUDENT, tokens, view.student.frames)]
     if view.teacher is not None:
         rows.append(("teacher", _TEACHER, tokens, view.teacher.frames))
-    marks = [
-        drawing.Marks(name, color, REDUCTION * (frames[frames >= 0] + 0.5), words if np.all(frames >= 0) else [])
-        for name, color, words, frames in rows
-    ]
+    marks = []
+    for name, color, words, frames in rows:
+        emitted = [(REDUCTION * (frame + 0.5), word) for frame, word in zip(frames, words, strict=True) if frame >= 0]
+        marks.append(drawing.Marks(name, color, [x for x, _ in emitted], [word for _, word in emitted]))
     names = [(_mel_row(hertz), f"{hertz} Hz") for hertz in _BAND_HERTZ]
     panel = drawing.Panel("log-mel energy", features.T, (-2.0, 2.0), names, marks=marks)
     return drawing.draw(title, [panel], len(features) * FRAME_STEP / SAMPLE_RATE)
