@@ -11,7 +11,7 @@ from tf_rnnt_kd import drawing
 from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.decoding.greedy import greedy_search
-from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, SAMPLE_RATE, log_mel, num_log_mel_frames
+from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE, log_mel, num_log_mel_frames
 from tf_rnnt_kd.losses import JointInputs, lattice
 from tf_rnnt_kd.losses.distillation import DIVERGENCES
 from tf_rnnt_kd.losses.readings import Utterances, read_teacher
@@ -20,7 +20,6 @@ from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
 from tf_rnnt_kd.training.objective import Lattice, Lesson, Objective, TeacherJoint
 
 _FRAME_SECONDS = REDUCTION * FRAME_STEP / SAMPLE_RATE
-_LEAST_SAMPLES = FRAME_LENGTH + (REDUCTION - 1) * FRAME_STEP  # what one encoder frame needs
 _TEACHER, _STUDENT = (255, 150, 40), (235, 40, 70)
 _PROBABILITY, _NATS = (1e-2, 1.0), (1e-3, 10.0)  # where the colours begin and end, the same in all pictures
 _PASSES = ("", "second_pass_")
@@ -69,7 +68,7 @@ class Pictures:
       model: the student.
       objective: what it learns by; says what each pass is taught.
       teacher_joint: of a factored teacher.
-      records: the utterances; with the targets in them, where the objective's teacher comes from records.
+      records: the utterances, but for those shorter than a frame; with the targets in them, where the objective's teacher comes from records.
       pieces: the text of each label, with a space where a word starts.
     """
 
@@ -82,7 +81,8 @@ class Pictures:
         pieces: Sequence[str],
     ):
         self._model, self._objective, self._joint, self._pieces = model, objective, teacher_joint, pieces
-        self._records = records
+        # What is shorter than an encoder frame has no lattice.
+        self._records = [r for r in records if num_log_mel_frames(len(r.samples)) >= REDUCTION]
 
     def draw(self, step: int) -> Iterator[tuple[str, np.ndarray]]:
         """(name, [H, W, 3] uint8) of each picture, at the model's present weights."""
@@ -118,11 +118,10 @@ class Pictures:
 
 
 def make_batch(record: Record) -> Batch:
-    """One utterance as training sees it, without augmentation and padding."""
-    samples = np.pad(record.samples / 32768.0, (0, max(0, _LEAST_SAMPLES - len(record.samples)))).astype(np.float32)
-    features = log_mel(tf.constant(samples[None]))  # [1, N, F]
+    """One utterance, of a frame or more, as training sees it, without augmentation and padding."""
+    features = log_mel(tf.constant(record.samples[None] / 32768.0, tf.float32))  # [1, N, F]
     num_features = num_log_mel_frames(len(record.samples)) // REDUCTION * REDUCTION
-    features = features[:, : max(num_features, REDUCTION)]  # [1, 4T, F]
+    features = features[:, :num_features]  # [1, 4T, F]
     has_teacher = record.encoded is not None or record.logits is not None
     empty = np.zeros([0, 0], np.float32), np.zeros([0, 0], np.float32), np.zeros([0, 0, 0], np.float32)
     stored = (record.encoded, record.predicted, record.logits)
