@@ -68,7 +68,8 @@ class Pictures:
       model: the student.
       objective: what it learns by; says what each pass is taught.
       teacher_joint: of a factored teacher.
-      records: the utterances, but for those shorter than a frame; with the targets in them, where the objective's teacher comes from records.
+      records: the utterances, but for those shorter than a frame; with the targets in them, where the objective's
+        teacher comes from records.
       pieces: the text of each label, with a space where a word starts.
     """
 
