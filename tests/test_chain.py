@@ -33,7 +33,7 @@ def _run(work_dir, *more):
 def undisturbed(tmp_path_factory):
     """A finished run and what it printed."""
     work_dir = tmp_path_factory.mktemp("chain") / "run"
-    done = _run(work_dir)
+    done = _run(work_dir, "--profile=12,14")
     assert done.returncode == 0, done.stderr
     return work_dir, done.stdout
 
@@ -49,6 +49,12 @@ def test_chain_prints_its_table_and_where_things_are(undisturbed):
     assert (work_dir / "language" / "3-grams" / "ngrams.arpa").exists()
     for path in ("results.json", _EXPORTED, "example.wav"):
         assert str(work_dir / path) in printed
+    for name in ("teacher", "soft", "streaming"):
+        assert re.search(
+            rf"^  train {name}: 20/\d+ steps, \d\d:\d\d left  loss \d.*, \d+ audio-h/h$", printed, re.MULTILINE
+        )
+        assert len(list((work_dir / "seed-0" / name / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert re.search(r"^  train soft: 70/120 .*, KL \d\.\d+ a node, dev WER \d+\.\d\d %, ", printed, re.MULTILINE)
 
 
 def test_second_start_changes_nothing_and_prints_the_same_table(undisturbed):
