@@ -82,3 +82,10 @@ def test_panels_of_one_picture_share_their_time_and_keep_their_order():
     dark, bright = (Panel(name, np.full([2, n], n - 2.0), (0.0, 1.0)) for name, n in (("a", 2), ("b", 3)))
     image = draw("t", [dark, bright], 2.0)
     assert places(image, DARK)[0, 0] < places(image[:, :950], BRIGHT)[0, 0]
+
+
+def test_every_row_has_its_name_as_long_as_there_is_room():
+    names = [(row, "I") for row in range(1, 40)]
+    image = draw("t", [Panel("p", np.zeros([40, 90]), (0.0, 1.0), names)], 1.0)
+    ticks = np.all(image[:, 91:95] == (40, 40, 40), axis=(1, 2))
+    assert ticks.sum() == 39

@@ -121,7 +121,8 @@ def _pixels(panel: Panel) -> np.ndarray:
         values = _largest(values, -(-values.shape[axis] // most), axis)
     rows, columns = values.shape
     cells = colors(values[::-1], panel.limits, panel.logarithmic)
-    return cells.repeat(max(1, round(_HEIGHT / rows)), axis=0).repeat(max(1, round(_WIDTH / columns)), axis=1)
+    readable = _SMALL + 1 if rows * (_SMALL + 1) <= 2 * _HEIGHT else 1  # so that every row has its name
+    return cells.repeat(max(readable, round(_HEIGHT / rows)), axis=0).repeat(max(1, round(_WIDTH / columns)), axis=1)
 
 
 def _largest(values: np.ndarray, count: int, axis: int) -> np.ndarray:
