@@ -11,6 +11,7 @@ import time
 import pytest
 import soundfile
 
+from tests import browser
 from tf_rnnt_kd.data.records import open_records
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ def _run(work_dir, *more):
 def undisturbed(tmp_path_factory):
     """A finished run and what it printed."""
     work_dir = tmp_path_factory.mktemp("chain") / "run"
-    done = _run(work_dir)
+    done = _run(work_dir, "--profile=12,14")
     assert done.returncode == 0, done.stderr
     return work_dir, done.stdout
 
@@ -48,6 +49,12 @@ def test_chain_prints_its_table_and_where_things_are(undisturbed):
     assert (work_dir / "language" / "3-grams" / "ngrams.arpa").exists()
     for path in ("results.json", _EXPORTED, "example.wav"):
         assert str(work_dir / path) in printed
+    for name in ("teacher", "soft", "streaming"):
+        assert re.search(
+            rf"^  train {name}: 20/\d+ steps, \d\d:\d\d left  loss \d.*, \d+ audio-h/h$", printed, re.MULTILINE
+        )
+        assert len(list((work_dir / "seed-0" / name / "tensorboard").glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert re.search(r"^  train soft: 70/120 .*, KL \d\.\d+ a node, dev WER \d+\.\d\d %, ", printed, re.MULTILINE)
 
 
 def test_second_start_changes_nothing_and_prints_the_same_table(undisturbed):
@@ -121,3 +128,34 @@ def test_transcribe_streams_what_evaluation_heard(undisturbed, tmp_path):
     heard = dict(line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in printed.splitlines())
     assert [heard[path].strip() for path in files] == [expected[pathlib.Path(path).stem] for path in files]
     assert any(heard.values())
+
+
+@pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
+def test_tensorboard_shows_charts_pictures_sound_tables_and_settings(undisturbed, tmp_path):
+    """In a browser, as people see them."""
+    port = browser.free_port()
+    server = [sys.executable, "-m", "tensorboard.main", f"--logdir={undisturbed[0]}", f"--port={port}"]
+    address = f"http://127.0.0.1:{port}"
+    runs = {f"seed-0/{name}/tensorboard" for name in ("teacher", "soft", "streaming")}
+    with browser.serving(*server, "--load_fast=false"), browser.browsing(str(tmp_path)) as page:
+        browser.until(lambda: runs <= set(browser.ask(f"{address}/data/runs")), "the runs")
+
+        def see(tab, words, tag, count, of=""):
+            """Waits for a page, of some charts alone, that has these words, and so many elements of a kind."""
+
+            def look():
+                text, tags = page.look()
+                return text if all(word in text for word in words) and tags.get(tag, 0) >= count else None
+
+            page.open(f"{address}/?tagFilter={of}#{tab}")
+            return browser.until(look, f"{words} with {count} {tag} on the page of {tab}")
+
+        # Six cards of alignments, and all groups of charts by their names.
+        groups = ("alignment", "lattice", "dev_wer", "features", "input", "loss", "memory", "time", "update")
+        see("timeseries", (*runs, *groups, "/tone-2-0000"), "img", 6)
+        see("timeseries", ("/tone-2-0000", "/tone-3-0000", "Step 120"), "img", 6, of="lattice")
+        see("timeseries", ("/kl_per_node", "dev_wer"), "canvas", 2, of="kl_per_node|dev_wer")
+        see("audio", ("audio/tone-3-0000", "AB AB AB"), "audio", 6)
+        see("text", ("hypotheses", "utterance", "WER %", "tone-3-0005"), "table", 3)
+        settings = ("generation", "objective.kl_weight", "training.steps", "dev_wer")
+        see("hparams", (*settings, "Number of matching session groups: 3", "lattice"), "table", 1)

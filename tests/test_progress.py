@@ -55,6 +55,15 @@ def test_work_of_an_earlier_run_counts_towards_the_total_but_not_the_speed(clock
     assert capsys.readouterr().out == "  train x: 90/100 steps, 00:30 left\n"
 
 
+def test_a_job_may_have_a_line_for_every_update(clock, capsys):
+    with Progress("train x", 100, "steps", interval=0.0) as bar:
+        for done in (50, 100):
+            clock.now += 1.0
+            bar.update(done, "loss 1.5")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["  train x: 50/100 steps, 00:01 left  loss 1.5", "  train x: 100/100 steps, 00:00 left  loss 1.5"]
+
+
 def test_no_speed_is_no_guess(clock, capsys):
     with Progress("train x", 100, "steps", done=5) as bar:
         clock.now += 30.0

@@ -7,7 +7,6 @@ import time
 from tqdm import tqdm
 
 BAR_POSITION = "TF_RNNT_KD_BAR"  # environment: the screen line of a child process's bar, below its parent's
-_LINE_INTERVAL = 20.0  # seconds between plain lines
 
 
 def say(line: str) -> None:
@@ -29,10 +28,11 @@ class Progress:
       total: how many units there are.
       unit: the word for one.
       done: units finished by an earlier run: they count towards the total, not towards the speed.
+      interval: seconds between lines, at least; 0 for one an update.
     """
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0):
-        self.name, self.total, self.unit = name, total, unit
+    def __init__(self, name: str, total: int, unit: str, done: int = 0, *, interval: float = 20.0):
+        self.name, self.total, self.unit, self._interval = name, total, unit, interval
         self._first, self._start, self._printed = done, time.monotonic(), time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
@@ -59,7 +59,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._printed >= _LINE_INTERVAL:
+        elif time.monotonic() - self._printed >= self._interval:
             self._printed = time.monotonic()
             say(f"  {self.name}: {done}/{self.total} {self.unit}, {self._left(done)} left  {note}".rstrip())
 

@@ -18,6 +18,7 @@ _JOBS = flags.DEFINE_integer("jobs", 0, "Generations trained side by side; 0: on
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
 )
+_PROFILE = flags.DEFINE_string("profile", None, "FIRST,LAST: steps of each training to trace for TensorBoard.")
 _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: do this one alone, its teacher must be finished.")
 
 
@@ -27,9 +28,11 @@ def main(argv):
     from tf_rnnt_kd import config
     from tf_rnnt_kd.nst import jobs, outline
     from tf_rnnt_kd.preemption import leaving_resumable
+    from tf_rnnt_kd.training.profiling import parse_steps
     from tf_rnnt_kd.training.strategy import check_name
 
     check_name(_STRATEGY.value)
+    profile = parse_steps(_PROFILE.value)
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
     if _DRY_RUN.value:
         print(outline.describe(plan))
@@ -38,10 +41,10 @@ def main(argv):
         raise UserError("--only with --strategy multiworker: workers carry out whole plans, leave it out")
     work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
     with leaving_resumable(work_dir, is_child=jobs.is_child()):
-        _run(plan, text, work_dir)
+        _run(plan, text, work_dir, profile)
 
 
-def _run(plan, text, work_dir):
+def _run(plan, text, work_dir, profile):
     from tf_rnnt_kd.nst import configuration, jobs, run
     from tf_rnnt_kd.training.strategy import end_with_others, make_strategy
 
@@ -51,18 +54,24 @@ def _run(plan, text, work_dir):
     begin = functools.partial(configuration.begin, work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
     if _STRATEGY.value == "multiworker":
         with end_with_others():
-            _show(run.run_together(plan, work_dir, begin, make_strategy(_STRATEGY.value)), work_dir)
+            table = run.run_together(plan, work_dir, begin, make_strategy(_STRATEGY.value), profile=profile)
+            _show(table, work_dir)
         return
     begin()
     if _ONLY.value:
         jobs.end_with_parent()
-        run.run_job(plan, jobs.find_job(plan, _ONLY.value), work_dir, make_strategy(_STRATEGY.value, _TPU.value))
+        job, strategy = jobs.find_job(plan, _ONLY.value), make_strategy(_STRATEGY.value, _TPU.value)
+        run.run_job(plan, job, work_dir, strategy, profile=profile)
         return
     children = jobs.Children(
         lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once
     )
     table = run.run_plan(
-        plan, work_dir, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None
+        plan,
+        work_dir,
+        lambda: make_strategy(_STRATEGY.value, _TPU.value),
+        children if at_once > 1 else None,
+        profile=profile,
     )
     _show(table, work_dir)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, sum_errors
+from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, mark_errors, sum_errors
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,26 @@ from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, sum_errors
 )
 def test_counts_equal_those_made_by_hand(reference, hypothesis, expected):
     assert count_errors(reference, hypothesis) == expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "said", "heard"),
+    [
+        ("A B C", "A X C", "A= Bs C=", "A= Xs C="),
+        ("A B C", "A C", "A= Bd C=", "A= C="),
+        ("A C", "A B C", "A= C=", "A= Bi C="),
+        (" A  B C D", "X A Y  C", "A= Bs C= Dd", "Xi A= Ys C="),
+        ("A B", "", "Ad Bd", ""),
+        ("", "A B", "", "Ai Bi"),
+        ("", "", "", ""),
+    ],
+)
+def test_errors_are_marked_in_both_texts(reference, hypothesis, said, heard):
+    names = {"=": "equal", "s": "substitute", "d": "delete", "i": "insert"}
+    expected = tuple([(word[0], names[word[1]]) for word in words.split()] for words in (said, heard))
+    assert mark_errors(reference, hypothesis) == expected
+    counts, marks = count_errors(reference, hypothesis), [mark for words in expected for _, mark in words]
+    assert counts.insertions == marks.count("insert") and counts.deletions == marks.count("delete")
 
 
 def test_corpus_rate_weighs_utterances_by_their_words():

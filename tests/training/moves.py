@@ -10,9 +10,10 @@ import tensorflow as tf
 from tests import tiny
 from tf_rnnt_kd.data.pipeline import Buckets
 from tf_rnnt_kd.data.records import open_records
-from tf_rnnt_kd.training.loop import Evaluation, train
+from tf_rnnt_kd.training.loop import train
 from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.strategy import make_strategy
+from tf_rnnt_kd.training.watching import Evaluation, Shown
 
 
 class Stopped(Exception):
@@ -39,7 +40,8 @@ def run(folder, records, strategy, stop):
     def model():
         return tiny.transducer(dropout=0.0)  # whose masks are of a replica's rows
 
-    how = {"folder": folder, "seed": 5, "strategy": strategy, "evaluators": [watch]}
+    shown = Shown(list(records.read(0, 1)), " ABCDE")
+    how = {"folder": folder, "seed": 5, "strategy": strategy, "evaluators": [watch], "shown": shown}
     return train("toy", model, Objective(), training, [records], [], **how).model
 
 

@@ -65,6 +65,16 @@ def test_metrics_are_losses_per_label(teacher_joint):  # noqa: F811
         assert metrics[name] == pytest.approx(sums[name] / 7.0, rel=1e-4)
     assert metrics["kl"] == pytest.approx(sums["kl"] / 5.0, rel=1e-4)
     assert metrics["loss"] == pytest.approx(sums["total"] / 7.0, rel=1e-4)
+    nodes = 10 * 5 + 9 * 2  # of the two that are taught
+    assert metrics["kl_per_node"] == pytest.approx(sums["kl"] / nodes, rel=1e-4)
+
+
+@pytest.mark.parametrize(("change", "divisor"), [({"kl_mean": True}, 2.0), ({"kl": "sequence"}, None)])
+def test_a_mean_over_nodes_is_divided_by_utterances_and_alignments_have_no_nodes(teacher_joint, change, divisor):  # noqa: F811
+    objective = Objective(kl_weight=0.1, **change)
+    model, metrics = one_step(Recorder(), objective, joint=teacher_joint)
+    kl = float(objective(model, make_batch(), teacher_joint)["kl"])
+    assert metrics.get("kl_per_node") == (None if divisor is None else pytest.approx(kl / divisor, rel=1e-4))
     assert metrics["seconds"] == pytest.approx((40 + 30 + 37) / 100.0)
 
 
@@ -75,7 +85,8 @@ def test_each_pass_of_a_cascade_has_metrics_by_its_own_labels(teacher_joint):  #
     sums = {name: float(value) for name, value in objective(model, make_batch(), teacher_joint).items()}
     divisors = {"transducer": 7.0, "ctc": 7.0, "kl": 7.0}  # in place all are taught, from records two of three
     divisors |= {"second_pass_transducer": 7.0, "second_pass_ctc": 7.0, "second_pass_kl": 5.0}
-    assert set(metrics) == {*divisors, "loss", "seconds", "gradient_norm", "skipped"}
+    nodes = {"kl_per_node", "second_pass_kl_per_node"}
+    assert set(metrics) == {*divisors, *nodes, "loss", "seconds", "gradient_norm", "skipped"}
     for name, labels in divisors.items():
         assert metrics[name] == pytest.approx(sums[name] / labels, rel=1e-4) and metrics[name] > 0.0
 

@@ -52,6 +52,27 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     return ErrorCounts(num_reference, aligned.substitutions, aligned.deletions, aligned.insertions)
 
 
+def mark_errors(reference: str, hypothesis: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The words of both, each with what the alignment of `count_errors` says of it.
+
+    Args:
+      reference: words separated by white space; may be empty.
+      hypothesis: likewise.
+
+    Returns:
+      (word, mark) of each word of the reference, "equal", "substitute" or "delete", and of the hypothesis, "equal",
+      "substitute" or "insert".
+    """
+    said, heard = reference.split(), hypothesis.split()
+    if not said or not heard:
+        return [(word, "delete") for word in said], [(word, "insert") for word in heard]
+    marked: tuple[list, list] = [], []
+    for part in jiwer.process_words(" ".join(said), " ".join(heard)).alignments[0]:
+        marked[0].extend((word, part.type) for word in said[part.ref_start_idx : part.ref_end_idx])
+        marked[1].extend((word, part.type) for word in heard[part.hyp_start_idx : part.hyp_end_idx])
+    return marked
+
+
 def sum_errors(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     """The counts of a corpus."""
     return sum(counts, ErrorCounts())

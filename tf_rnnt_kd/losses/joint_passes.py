@@ -123,10 +123,9 @@ def joint_total(
 
     `total = of_arcs(log_blank, log_label).total + sum over nodes of weight divergence`. The gradient by the arcs is
     known after the first pass, that by a divergence is its weight; so the second pass makes the divergences and all
-    gradients at once, and no pass is left for later: every value of the teacher is made once. Its divergences need
-    nearly all of the student's logits again, so as many as `joint_tiles.KEPT_FLOATS` allows are kept. That leaves four
-    products a node of six. Without a teacher, or with a tile of given size, one tile is kept. Whoever wants no gradient
-    pays for it all the same.
+    gradients at once, and no pass is left for later: every value of the teacher is made once. As many of the student's
+    logits as `joint_tiles.KEPT_FLOATS` allows are kept for it, one tile where the caller gives its size. That leaves
+    three products a node of four, with a teacher four of six. Whoever wants no gradient pays for it all the same.
 
     Args:
       student: as in `joint_nodes`.
@@ -151,8 +150,7 @@ def joint_total(
     node = NodeTask(blank_id, temperature, divergence)
     task = make_task(student, teacher, utterances, node, frames_per_tile, product_dtype)
     blocks = cut(student)
-    keeps = teacher is not None and frames_per_tile is None
-    kept_tiles = joint_tiles.tiles_kept(task.grid, sizes(student.kernel)[1]) if keeps else 1
+    kept_tiles = joint_tiles.tiles_kept(task.grid, sizes(student.kernel)[1]) if frames_per_tile is None else 1
     values, visited = _first_pass(task._replace(teacher=None), blocks, kept_tiles)
     log_blank, log_label = _in_lattice(task, values[:2])
     arcs = log_blank, log_label[:, :, :-1]

@@ -17,7 +17,7 @@ from tf_rnnt_kd.masks import zero_padding
 # Floats one tile's intermediate tensors may take together when the caller names no tile: 32 MB, about what a CPU's last
 # cache holds.
 TILE_FLOATS = 1 << 23
-# Floats of logits that a training step with a teacher may keep between its passes: 512 MB.
+# Floats of logits that a training step may keep between its passes: 512 MB.
 KEPT_FLOATS = 1 << 27
 
 
@@ -122,7 +122,7 @@ def tiles_kept(grid: Grid, vocabulary: int | tf.Tensor) -> int | tf.Tensor:
 
 
 def kept_floats(batch: int, frames: int, labels: int, width: int, vocabulary: int) -> int:
-    """What a training step with a teacher keeps of a batch of this shape."""
+    """What a training step keeps of a batch of this shape."""
     grid = make_grid(batch, frames, labels + 1, _nodes_at_once(width, vocabulary))
     return tiles_kept(grid, vocabulary) * grid.blocks_per_tile * BLOCK_NODES * vocabulary
 

@@ -145,7 +145,9 @@ class ConformerBlock(keras.layers.Layer):
         """[B, n, D], (keys, values, gated frames), as in `RotaryAttention` -> [B, n, D], state, as `call` computes."""
         key, value, gated = state
         x = inputs + 0.5 * self.feed_forward_in(inputs)
-        attended, (key, value) = self.attention.stream(self.attention_norm(x), (key, value), positions, mask, num_frames)
+        attended, (key, value) = self.attention.stream(
+            self.attention_norm(x), (key, value), positions, mask, num_frames
+        )
         x = x + attended
         convolved, gated = self.convolution.stream(x, gated, num_frames)
         x = x + convolved

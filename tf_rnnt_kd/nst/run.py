@@ -26,6 +26,7 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint, evaluate_records, make_decoder
 from tf_rnnt_kd.evaluation.report import System, format_differences, format_table, read_run, write_report
 from tf_rnnt_kd.evaluation.results import score_set, write_json, write_text
+from tf_rnnt_kd.evaluation.wer import count_errors, mark_errors
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.models.saving import save_model
@@ -35,15 +36,22 @@ from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
 from tf_rnnt_kd.nst.preparation import Prepared, prepare
 from tf_rnnt_kd.serving.recognizer import Recognizer, in_chunks
 from tf_rnnt_kd.serving.saved_model import export_checkpoint
-from tf_rnnt_kd.training.loop import Evaluation, train
+from tf_rnnt_kd.training.loop import train
+from tf_rnnt_kd.training.profiling import Steps
 from tf_rnnt_kd.training.strategy import is_chief, of_chief
+from tf_rnnt_kd.training.watching import BEST_BY, Evaluation, Example, Shown
 
 _CHUNK = 10_240  # samples fed to a streaming export at once, 640 ms
-_EXAMPLES = 6  # hypotheses shown in TensorBoard
+_EXAMPLES = 6  # development utterances that TensorBoard shows
 
 
 def run_plan(
-    plan: Plan, work_dir: str, strategy: Callable[[], tf.distribute.Strategy], children: Children | None
+    plan: Plan,
+    work_dir: str,
+    strategy: Callable[[], tf.distribute.Strategy],
+    children: Children | None,
+    *,
+    profile: Steps | None = None,
 ) -> str:
     """The whole plan; returns the report.
 
@@ -52,6 +60,7 @@ def run_plan(
       work_dir: where; `configuration.begin` has bound it to the plan's configuration.
       strategy: makes the strategy when the first model is trained in this process.
       children: how to run generations side by side in processes of their own; None for one after the other in this one.
+      profile: steps of each training here to trace; children are told by their command.
     """
     _prepare(plan, work_dir)
     jobs = [job for job in list_jobs(plan) if not is_finished(plan, job, work_dir)]
@@ -59,11 +68,18 @@ def run_plan(
         run_jobs(jobs, children.command, children.at_once)
     else:
         for job in jobs:
-            run_job(plan, job, work_dir, strategy())
+            run_job(plan, job, work_dir, strategy(), profile=profile)
     return report(plan, work_dir) + _demonstrate(plan, work_dir)
 
 
-def run_together(plan: Plan, work_dir: str, begin: Callable[..., None], strategy: tf.distribute.Strategy) -> str | None:
+def run_together(
+    plan: Plan,
+    work_dir: str,
+    begin: Callable[..., None],
+    strategy: tf.distribute.Strategy,
+    *,
+    profile: Steps | None = None,
+) -> str | None:
     """The whole plan by several workers that share `work_dir`: all train, the chief does everything else.
 
     Args:
@@ -71,6 +87,7 @@ def run_together(plan: Plan, work_dir: str, begin: Callable[..., None], strategy
       work_dir: on storage that all workers reach by this path.
       begin: `configuration.begin` for this folder and this worker's configuration, which has to be the chief's.
       strategy: over the workers.
+      profile: steps of each training to trace, in the chief.
 
     Returns:
       The report, in the chief.
@@ -84,7 +101,7 @@ def run_together(plan: Plan, work_dir: str, begin: Callable[..., None], strategy
         begin(must_be_equal=True)
     for job in list_jobs(plan):
         if not of_chief(strategy, is_finished(plan, job, work_dir)):
-            run_job(plan, job, work_dir, strategy)
+            run_job(plan, job, work_dir, strategy, profile=profile)
     text = report(plan, work_dir) + _demonstrate(plan, work_dir) if chief else None
     of_chief(strategy, 0)  # a worker that left early would look like one that had failed
     return text
@@ -97,7 +114,9 @@ def _prepare(plan: Plan, work_dir: str) -> None:
             make_language_model(plan, spec, work_dir)
 
 
-def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strategy) -> None:
+def run_job(
+    plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strategy, *, profile: Steps | None = None
+) -> None:
     """Everything about one generation; each finished part is skipped. Other workers than the chief train only."""
     generation, seed = job
     prepared = Prepared(os.path.join(work_dir, "records"))
@@ -105,7 +124,7 @@ def run_job(plan: Plan, job: Job, work_dir: str, strategy: tf.distribute.Strateg
     chief = is_chief(strategy)
     with _sole_user(folder) if chief else contextlib.nullcontext():
         if not of_chief(strategy, os.path.exists(os.path.join(folder, "model.json"))):
-            _train(plan, generation, seed, work_dir, prepared, strategy)
+            _train(plan, generation, seed, work_dir, prepared, strategy, profile)
         if not chief:
             return
         for label_set in _wanted_from(plan, generation):
@@ -177,7 +196,7 @@ def _demonstrate(plan: Plan, work_dir: str) -> str:
         return f"\n\nSavedModel  {saved_model}\ntranscribed {audio}\n{file.read().rstrip()}"
 
 
-def _train(plan, generation, seed, work_dir, prepared, strategy):
+def _train(plan, generation, seed, work_dir, prepared, strategy, profile):
     folder = generation_folder(work_dir, seed, generation.name)
     tokenizer = prepared.tokenizer()
     pseudo_labelled = [_open_labels(plan, s, work_dir, seed, tokenizer.hash) for s in plan.label_sets(generation)]
@@ -193,6 +212,8 @@ def _train(plan, generation, seed, work_dir, prepared, strategy):
         seed=seed,
         strategy=strategy,
         evaluators=[_development_evaluator(tokenizer, development)],
+        shown=Shown(list(development.read(0, _EXAMPLES)), tokenizer.pieces),
+        profile=profile,
     )
     if not is_chief(strategy):
         return
@@ -219,9 +240,14 @@ def _development_evaluator(tokenizer, records: RecordSet):
         found = list(evaluate_records(model, tokenizer, records, decode=decode))
         scored = score_set(found)
         wer = 100.0 * scored.errors.sum() / max(scored.words.sum(), 1)
-        return Evaluation({"dev_wer": wer}, [(t.reference, t.hypothesis) for t in found[:_EXAMPLES]])
+        return Evaluation({BEST_BY: wer}, [_example(transcription) for transcription in found[:_EXAMPLES]])
 
     return evaluate
+
+
+def _example(transcription):
+    name, reference, hypothesis, _ = transcription
+    return Example(name, count_errors(reference, hypothesis).wer, *mark_errors(reference, hypothesis))
 
 
 def _wanted_from(plan: Plan, teacher: Generation) -> list[LabelSet]:

@@ -60,20 +60,26 @@ class CascadedObjective:
 
         Returns:
           What `Objective` returns for the first pass, with the `total` of both, and for the second pass its terms and
-          `kl_labels`, their names after `second_pass_`.
+          divisors, their names after `second_pass_`.
         """
-        if model.second_pass is None:
-            raise UserError("CascadedObjective needs a second pass: set Transducer.second_pass_blocks")
-        encoded, again, num_frames = model.encode_twice(batch.features, batch.num_features, training=True)
-        predicted = model.predict_labels(batch.labels, training=True)
-        first, second = (Lattice(frames, predicted, num_frames) for frames in (encoded, again))
-        lesson = self._lesson(model, batch, second, teacher_joint)
-        sums = self.first_pass.of_lattice(model, batch, first, lesson, compiled=compiled)
-        lesson = self.second_pass.read_lesson(batch, teacher_joint)
-        others = self.second_pass.of_lattice(model, batch, second, lesson, compiled=compiled)
+        first, second = self.read_lattices(model, batch, teacher_joint, training=True)
+        sums = self.first_pass.of_lattice(model, batch, *first, compiled=compiled)
+        others = self.second_pass.of_lattice(model, batch, *second, compiled=compiled)
         sums["total"] += self.second_pass_weight * others.pop("total")
         del others["labels"]
         return {**sums, **{f"second_pass_{name}": value for name, value in others.items()}}
+
+    def read_lattices(
+        self, model: Transducer, batch: Batch, teacher_joint: TeacherJoint | None, *, training: bool
+    ) -> list[tuple[Lattice, Lesson]]:
+        """What both passes make of a batch, and what they are taught."""
+        if model.second_pass is None:
+            raise UserError("CascadedObjective needs a second pass: set Transducer.second_pass_blocks")
+        encoded, again, num_frames = model.encode_twice(batch.features, batch.num_features, training=training)
+        predicted = model.predict_labels(batch.labels, training=training)
+        first, second = (Lattice(frames, predicted, num_frames) for frames in (encoded, again))
+        lesson = self._lesson(model, batch, second, teacher_joint)
+        return [(first, lesson), (second, self.second_pass.read_lesson(batch, teacher_joint))]
 
     def _lesson(self, model, batch, second, teacher_joint):
         """What the first pass learns from."""

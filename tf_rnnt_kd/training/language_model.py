@@ -100,7 +100,7 @@ def train_language_model(
             last = step == training.steps
             if last or step % training.report_every == 0:
                 loss = _mean_loss(name, step, recent)
-                summaries.write_numbers(step, {"loss": loss, "learning_rate": float(optimizer.learning_rate)})
+                summaries.write_numbers(step, {"loss": loss, "update/learning_rate": float(optimizer.learning_rate)})
                 progress.update(step, f"loss {loss:.3f}")
                 recent = []
             if last or step % training.evaluate_every == 0:

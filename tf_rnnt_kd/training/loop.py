@@ -17,7 +17,6 @@ from tf_rnnt_kd.data.pipeline import (
     Augmentation,
     Buckets,
     check_divisible,
-    common_targets,
     make_schedule,
     read_batches,
     utterance_ids,
@@ -30,12 +29,11 @@ from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.training.averages import averaged, take_averages
 from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
-from tf_rnnt_kd.training.objective import Objective, TeacherJoint
+from tf_rnnt_kd.training.objective import Objective, TeacherJoint, find_teacher_joint
+from tf_rnnt_kd.training.profiling import Profiler, Steps
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
 from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief, total_of_workers
-from tf_rnnt_kd.training.summaries import Summaries
-
-_BEST_BY = "dev_wer"  # the number of an evaluation by which checkpoints are compared
+from tf_rnnt_kd.training.watching import BEST_BY, NOTHING, Evaluation, Shown, Watch, flatten_settings, make_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +105,6 @@ class Training:
         return min(step + self.steps_per_call, self.steps, *(step - step % n + n for n in every))
 
 
-class Evaluation(NamedTuple):
-    """What an evaluator found: named numbers, and some (reference, hypothesis) pairs to look at."""
-
-    numbers: dict[str, float]
-    examples: list[tuple[str, str]]
-
-
 class Trained(NamedTuple):
     """A trained model and what it took."""
 
@@ -134,6 +125,8 @@ def train(
     seed: int,
     strategy: tf.distribute.Strategy,
     evaluators: Sequence[Callable[[Transducer], Evaluation]] = (),
+    shown: Shown = NOTHING,
+    profile: Steps | None = None,
 ) -> Trained:
     """Trains to the last step, from the newest checkpoint in `folder` if there is one.
 
@@ -148,12 +141,14 @@ def train(
       seed: of weights, dropout, order and augmentation.
       strategy: see `make_strategy`.
       evaluators: functions of the model, run every `evaluate_every` steps and at the end.
+      shown: utterances that TensorBoard plays and draws.
+      profile: steps to trace.
 
     Raises:
       UserError: if the data, the teacher or the checkpoint does not fit, or the loss is lost to NaN.
     """
     run = _Run(name, model_factory, objective, training, labelled, pseudo_labelled, folder, seed, strategy)
-    run.evaluators = evaluators
+    run.evaluators, run.shown, run.profile = evaluators, shown, profile
     run.fit()
     return Trained(run.model, training.steps, run.seconds)
 
@@ -179,7 +174,7 @@ class _Run:
                 keep=training.keep_checkpoints,
                 writes=self.chief,
             )
-        self.summaries = Summaries(os.path.join(folder, "tensorboard") if self.chief else None)
+        self.tensorboard = os.path.join(folder, "tensorboard") if self.chief else None
         self.schedule = make_schedule(
             labelled,
             pseudo_labelled,
@@ -191,18 +186,20 @@ class _Run:
         rooms = self.schedule.num_labels
         parts = training.accumulation * num_workers(strategy)
         check_memory(self.model, objective, training.buckets, rooms, available_bytes(), parts)
-        self.with_teacher = objective.needs_teacher
-        joint = _teacher_joint(self.sets, self.model) if self.with_teacher else None
-        self.step = make_step(self.model, self.optimizer, objective, training, joint, seed)
+        self.objective = objective
+        self.joint = find_teacher_joint(self.sets, self.model) if objective.needs_teacher else None
+        self.step = make_step(self.model, self.optimizer, objective, training, self.joint, seed)
 
     def fit(self):
         first = self.checkpoint.restore()
         _check_agreement(self.strategy, self.name, first)
         self.seconds, self.start = self.checkpoint.seconds, time.monotonic()
         self._announce(first)
+        self.watch = Watch(self.tensorboard, self.sets, self.schedule, first)
         if first == 0 and self.chief:
-            self._show_features()
+            self._introduce()
         if first < self.training.steps:
+            self.pictures = make_pictures(self.model, self.objective, self.joint, self.sets, self.shown)
             with deferred() as is_preempted:
                 with self.checkpoint:
                     stopped = self._take_steps(first, is_preempted)
@@ -211,7 +208,7 @@ class _Run:
                     raise Preempted
         if self.training.handed_on == "best" and self.chief:
             wer, step = self.checkpoint.restore_best()
-            say(f"  {self.name}: hands on step {step}, {_BEST_BY} {wer:.2f}")
+            say(f"  {self.name}: hands on step {step}, {BEST_BY} {wer:.2f}")
         take_averages(self.model, self.optimizer)
 
     def _take_steps(self, step, is_preempted):
@@ -220,16 +217,22 @@ class _Run:
         batches = distribute_batches(self.strategy, read)
         call = make_call(self.strategy, self.step, batches, steps_per_call=self.training.steps_per_call)
         iterator, recent = iter(batches), []
-        with Progress(f"train {self.name}", self.training.steps, "steps", step) as progress, _named_shards(self.sets):
+        progress = Progress(f"train {self.name}", self.training.steps, "steps", step, interval=0.0)
+        profiler = Profiler(self.tensorboard, self.profile)
+        with progress, profiler, _named_shards(self.sets):
             while step < self.training.steps:
                 stop = self.training.next_stop(step)
-                recent.append(call(iterator, tf.constant(stop - step)))
+                profiler.before(step, stop)
+                count = tf.constant(stop - step)
+                recent.append(self.watch.stopwatch.time(functools.partial(call, iterator, count), step, stop))
                 step = stop
+                profiler.after(step, recent[-1])
                 if step % self.training.report_every == 0 or step == self.training.steps:
                     progress.update(step, self._report(step, recent))
                     recent = []
-                if self._pause(step, is_preempted):
-                    return True
+                with self.watch.stopwatch.pausing():
+                    if self._pause(step, is_preempted):
+                        return True
         return False
 
     def _pause(self, step, is_preempted):
@@ -259,7 +262,7 @@ class _Run:
             first_step=first,
             augmentation=augmentation,
             seed=self.seed,
-            with_teacher=self.with_teacher,
+            with_teacher=self.objective.needs_teacher,
             share=share,
             servers=servers,
         )
@@ -272,22 +275,20 @@ class _Run:
         size = self.model.count_params() / 1e6
         say(f"  {self.name}: {size:.2f} M parameters, {utterances} utterances, {hours:.2f} h{skipped}{at}")
 
-    def _show_features(self):
+    def _introduce(self):
         plain = Augmentation(num_frequency_masks=0, num_time_masks=0)
-        before, after = (next(iter(self._batches(0, a))).features for a in (plain, self.training.augmentation))
-        self.summaries.write_spectrograms(0, before, after)
+        features = tuple(next(iter(self._batches(0, a))).features for a in (plain, self.training.augmentation))
+        parts = {"training": self.training, "objective": self.objective, "seed": self.seed}
+        settings = flatten_settings(generation=self.name, parameters=self.model.count_params(), **parts)
+        self.watch.begin(settings, self.shown, features)
 
     def _report(self, step, recent):
         found = {name: np.concatenate([metrics[name].numpy() for metrics in recent]) for name in recent[0]}
-        skipped = found.pop("skipped")
-        self._count_skipped(step - len(skipped), skipped)
-        means = {name: float(np.mean(values)) for name, values in found.items()}
-        means["skipped_updates"] = float(np.sum(skipped))
-        elapsed = self.seconds + time.monotonic() - self.start
-        means["audio_seconds_per_second"] = means.pop("seconds") * step / max(elapsed, 1e-9)
-        means["learning_rate"] = float(self.optimizer.learning_rate)
-        self.summaries.write_numbers(step, means)
-        return f"loss {means['loss']:.3f}" + (f" kl {means['kl']:.2f}" if self.with_teacher else "")
+        self._count_skipped(step - len(found["skipped"]), found["skipped"])
+        rates = {"learning_rate": float(self.optimizer.learning_rate)}
+        if self.training.decoder_rate != 1.0:
+            rates["decoder_learning_rate"] = self.training.decoder_rate * rates["learning_rate"]
+        return self.watch.report(step, found, rates)
 
     def _count_skipped(self, step, skipped):
         """Stops a run that no longer learns; `skipped` are flags of the steps after `step`."""
@@ -306,12 +307,12 @@ class _Run:
         wer = None
         for evaluate in self.evaluators if self.chief else ():
             with averaged(self.model, self.optimizer):
-                numbers, examples = evaluate(self.model)
-            self.summaries.write_numbers(step, numbers)
-            self.summaries.write_text(step, "hypotheses", examples)
+                evaluation = evaluate(self.model)
+                self.watch.evaluated(step, evaluation, self.pictures)
+            numbers = evaluation.numbers
             shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
             say(f"  {self.name}: step {step}: {shown}")
-            wer = numbers.get(_BEST_BY, wer)
+            wer = numbers.get(BEST_BY, wer)
         return wer
 
 
@@ -371,25 +372,3 @@ def _named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
         for records in sets:
             records.verify()
         raise
-
-
-def _teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJoint | None:
-    """Kernel and bias of factored targets, None for stored lattices; targets that don't fit the student are refused."""
-    spec = common_targets(sets)
-    if spec is None:
-        raise UserError(
-            "the objective has a KL term, but no record set carries teacher targets: label one with a codec"
-        )
-    owner = next(s for s in sets if s.targets is not None)
-    for what, theirs, ours in (
-        ("vocabulary size", spec.vocabulary_size, model.vocabulary_size),
-        ("blank id", spec.blank_id, model.blank_id),
-        ("frame duration in ms", spec.frame_ms, 40),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"{owner.folder}: the teacher's {what} is {theirs}, the student's is {ours}: they must agree"
-            )
-    if spec.codec != "factored":
-        return None
-    return TeacherJoint(tf.constant(owner.kernel), tf.constant(owner.bias))

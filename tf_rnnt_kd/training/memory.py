@@ -1,5 +1,7 @@
-"""What one training step will take, before anything is tried."""
+"""What one training step will take, before anything is tried; and what the process has taken."""
 
+import contextlib
+import resource
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -81,7 +83,7 @@ def _lattice_numbers(objective: Objective, shape: StepShape, joint: int, vocabul
         nodes, kept = batch * frames * min(objective.band.columns, labels + 1), 0
     else:
         nodes = tile_nodes(batch, frames, labels, joint, vocabulary)
-        kept = kept_floats(batch, frames, labels, joint, vocabulary) if objective.needs_teacher else 0
+        kept = kept_floats(batch, frames, labels, joint, vocabulary)
     tile = nodes * (3 * joint + (2 + 3 * networks) * vocabulary)
     return _PER_JOINT * (tile + batch * frames * (14 * (labels + 1) + 4 * (joint + vocabulary))) + _PER_KEPT * kept
 
@@ -143,3 +145,13 @@ def available_bytes() -> float | None:
     except OSError:
         return None
     return float(sizes["MemAvailable"].split()[0]) * 1024
+
+
+def peak_gigabytes() -> dict[str, float]:
+    """The most memory that this process has taken so far: of the host, and of each accelerator that says so."""
+    peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}  # Linux counts in KiB
+    for kind in ("GPU", "TPU"):
+        for i in range(len(tf.config.list_physical_devices(kind))):
+            with contextlib.suppress(ValueError, tf.errors.OpError):
+                peaks[f"{kind.lower()}_{i}"] = tf.config.experimental.get_memory_info(f"{kind}:{i}")["peak"] / 1e9
+    return peaks

@@ -1,15 +1,20 @@
 """What a student minimises: hard targets, soft targets, and the auxiliary CTC loss, each with its weight."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch
+from tf_rnnt_kd.data.pipeline import common_targets
+from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses import AdditiveJoint, JointInputs, LossWeights, band_losses, joint_loss_sum
 from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
+
+_OF_ALIGNMENTS = ("sequence", "full_sum")  # distances that no node has a part of
 
 
 class Lattice(NamedTuple):
@@ -43,6 +48,28 @@ class TeacherJoint(NamedTuple):
 
     kernel: tf.Tensor  # [D, V]
     bias: tf.Tensor  # [V]
+
+
+def find_teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJoint | None:
+    """Kernel and bias of factored targets, None for stored lattices; targets that don't fit the student are refused."""
+    spec = common_targets(sets)
+    if spec is None:
+        raise UserError(
+            "the objective has a KL term, but no record set carries teacher targets: label one with a codec"
+        )
+    owner = next(s for s in sets if s.targets is not None)
+    for what, theirs, ours in (
+        ("vocabulary size", spec.vocabulary_size, model.vocabulary_size),
+        ("blank id", spec.blank_id, model.blank_id),
+        ("frame duration in ms", spec.frame_ms, 40),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"{owner.folder}: the teacher's {what} is {theirs}, the student's is {ours}: they must agree"
+            )
+    if spec.codec != "factored":
+        return None
+    return TeacherJoint(tf.constant(owner.kernel), tf.constant(owner.bias))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +160,19 @@ class Objective:
 
         Returns:
           Scalars float32: `total` (weighted), each term (`transducer`, `ctc`, `kl`, and `entropy` or `additive` where
-          they are asked for), `labels` and `kl_labels` (the divisors).
+          they are asked for), and the divisors: `labels`, `kl_labels`, and `kl_nodes` where nodes are compared.
         """
+        ((lattice, lesson),) = self.read_lattices(model, batch, teacher_joint, training=True)
+        return self.of_lattice(model, batch, lattice, lesson, compiled=compiled)
+
+    def read_lattices(
+        self, model: Transducer, batch: Batch, teacher_joint: TeacherJoint | None, *, training: bool
+    ) -> list[tuple[Lattice, Lesson]]:
+        """What each of the `passes` makes of a batch, and what it is taught."""
         if model.second_pass is not None:
             raise UserError("a model with a second pass needs an objective for it: take cascade.CascadedObjective")
-        encoded, num_frames, predicted = model(batch.features, batch.num_features, batch.labels, training=True)
-        lattice = Lattice(encoded, predicted, num_frames)
-        return self.of_lattice(model, batch, lattice, self.read_lesson(batch, teacher_joint), compiled=compiled)
+        encoded, num_frames, predicted = model(batch.features, batch.num_features, batch.labels, training=training)
+        return [(Lattice(encoded, predicted, num_frames), self.read_lesson(batch, teacher_joint))]
 
     def of_lattice(
         self, model: Transducer, batch: Batch, lattice: Lattice, lesson: Lesson, *, compiled: bool = False
@@ -165,6 +198,9 @@ class Objective:
         sums = {name: tf.reduce_sum(values) for name, values in terms.items()}
         total += self.ctc_weight * sums["ctc"]
         labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * taught)}
+        if self.needs_teacher and self.kl not in _OF_ALIGNMENTS:
+            nodes = tf.cast(lattice.num_frames, tf.float32) * (num_labels + 1.0)
+            labels["kl_nodes"] = tf.reduce_sum(taught if self.kl_mean else nodes * taught)
         return {"total": total, **sums, **labels}
 
     def _whole_lattice(self, student, teacher, utterances, weights, blank_id):

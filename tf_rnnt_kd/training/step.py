@@ -81,8 +81,8 @@ def make_train_step(
 ):
     """Returns `step(strategy, batch) -> metrics`, the whole update in one `tf.function` without retracing.
 
-    Metrics are float32 scalars of the global batch: each loss per label, the gradient's norm before clipping, and
-    1 where the update was skipped because a gradient was not finite.
+    Metrics are float32 scalars of the global batch: each loss per label, a KL also per node, the gradient's norm before
+    clipping, and 1 where the update was skipped because a gradient was not finite.
 
     Args:
       model: the student, built.
@@ -208,11 +208,15 @@ def _shift_seeds(seeds, context, sign):
 
 
 def _metrics(sums, norm, finite):
-    terms = {name for name in sums if not name.endswith("labels")} - {"total", "seconds"}
-    divisors = {name: sums.get(f"{name}_labels", sums["labels"]) for name in terms}
+    terms = {name for name in sums if not name.endswith(("labels", "_nodes"))} - {"total", "seconds"}
+
+    def mean(name, divisor):
+        return sums[name] / tf.maximum(sums.get(divisor, sums["labels"]), 1.0)
+
     return {
-        "loss": sums["total"] / tf.maximum(sums["labels"], 1.0),
-        **{name: sums[name] / tf.maximum(divisor, 1.0) for name, divisor in divisors.items()},
+        "loss": mean("total", "labels"),
+        **{name: mean(name, f"{name}_labels") for name in terms},
+        **{f"{name}_per_node": mean(name, f"{name}_nodes") for name in terms if f"{name}_nodes" in sums},
         "seconds": sums["seconds"],
         "gradient_norm": norm,
         "skipped": 1.0 - tf.cast(finite, tf.float32),

@@ -1,11 +1,16 @@
 """What TensorBoard shows of a run."""
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
+
 
 class Summaries:
-    """Writes numbers, texts and pictures of one run into `folder`; None for one who has nothing to say."""
+    """Writes numbers, texts, pictures and sound of one run into `folder`; None for one who has nothing to say."""
 
     def __init__(self, folder: str | None):
         self._writer = tf.summary.create_file_writer(folder) if folder else tf.summary.create_noop_writer()
@@ -17,11 +22,30 @@ class Summaries:
                 tf.summary.scalar(name, value)
         self._writer.flush()
 
-    def write_text(self, step: int, name: str, rows: list[tuple[str, str]]) -> None:
-        """A table of reference and hypothesis."""
-        table = ["| reference | hypothesis |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
+    def write_table(self, step: int, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of Markdown texts."""
+        lines = [header, ["---"] * len(header), *rows]
         with self._writer.as_default(step):
-            tf.summary.text(name, "\n".join(table))
+            tf.summary.text(name, "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+
+    def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Images [H, W, 3] uint8 by their names."""
+        with self._writer.as_default(step):
+            for name, image in images.items():
+                tf.summary.image(name, image[None])
+
+    def write_audio(self, step: int, name: str, samples: np.ndarray, text: str) -> None:
+        """[S] int16 to listen to, and what is said."""
+        with self._writer.as_default(step):
+            sound = (samples / 32768.0).astype(np.float32)
+            tf.summary.audio(name, sound[None, :, None], SAMPLE_RATE, description=text)
+
+    def write_settings(self, settings: dict[str, bool | int | float | str]) -> None:
+        """A row of the HParams page, which has the newest value of each scalar too."""
+        from tensorboard.plugins.hparams import api  # late: only the chief of a new run needs it
+
+        with self._writer.as_default(0):
+            api.hparams(settings)  # without a list of columns: TensorBoard would take one run's for all
 
     def write_spectrograms(self, step: int, before: tf.Tensor, after: tf.Tensor) -> None:
         """Log-mel features [B, N, F] of up to three utterances, without and with SpecAugment."""
@@ -29,3 +53,24 @@ class Summaries:
             for name, features in (("features/before", before), ("features/after_spec_augment", after)):
                 image = np.flip(np.swapaxes(np.asarray(features), 1, 2), 1)[..., None]  # low bands at the bottom
                 tf.summary.image(name, np.clip(image / 4.0 + 0.5, 0.0, 1.0), max_outputs=3)
+
+
+def mark_words(words: Sequence[tuple[str, str]]) -> str:
+    """Marked words as Markdown: what was replaced bold, what is missing struck through, what is too much in italics.
+
+    Struck through letter by letter, with U+0336: TensorBoard's Markdown has nothing for it.
+    """
+    return " ".join(_MARKS[kind](word) for word, kind in words)
+
+
+def escape(text: str) -> str:
+    """Markdown that shows `text`."""
+    return re.sub(r"([^\w\s]|_)", lambda found: f"&#{ord(found[1])};", text)
+
+
+_MARKS = {
+    "equal": escape,
+    "substitute": lambda word: f"**{escape(word)}**",
+    "delete": lambda word: "".join(f"{escape(letter)}\u0336" for letter in word),
+    "insert": lambda word: f"*+{escape(word)}*",
+}
