@@ -23,7 +23,7 @@ from tf_rnnt_kd.errors import run_command
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of a causal model.", required=True)
 _RECORDS = flags.DEFINE_list("records", None, "Record sets of speech.", required=True)
 _STEP_FRAMES = flags.DEFINE_integer("step_frames", 16, "Frames of 40 ms that a step of the TFLite files hears.", 1)
-_HOUR = flags.DEFINE_bool("hour", False, "Also hear an hour of this speech, whole and as streams, and watch the memory.")
+_HOUR = flags.DEFINE_bool("hour", False, "Also hear an hour, whole and as streams, and watch the memory.")
 
 _SECONDS = 16_000
 _SEED = 1

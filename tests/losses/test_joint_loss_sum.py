@@ -133,7 +133,7 @@ def test_each_tile_of_the_teacher_is_made_once(monkeypatch):
 
 
 @pytest.mark.parametrize(("kept_blocks", "made_again"), [(0, [4, 4]), (4, [4, 4]), (9, [4]), (12, [])])
-def test_with_a_teacher_tiles_are_kept_as_memory_allows(monkeypatch, kept_blocks, made_again):
+def test_tiles_are_kept_as_memory_allows(monkeypatch, kept_blocks, made_again):
     batch, made = clean(large_batch(4)), []
     whole = value_and_gradient(batch)
     make = joint_tiles.make_tile
@@ -150,7 +150,8 @@ def test_with_a_teacher_tiles_are_kept_as_memory_allows(monkeypatch, kept_blocks
     assert made == [4, 4, 4, *made_again]
     made.clear()
     value_and_gradient(batch._replace(teacher=None))
-    assert made[:3] == [4, 4, 4] and len(made) > 3  # nothing needs all logits again: one tile is kept
+    # Without a teacher blocks that no alignment reaches are not made again.
+    assert made[:3] == [4, 4, 4] and min(1, len(made_again)) <= len(made) - 3 <= len(made_again)
 
 
 @pytest.mark.parametrize("frames_per_tile", [None, 8])
