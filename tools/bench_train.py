@@ -64,7 +64,7 @@ def step(tf, samples, labels, options):
 
     data = tf.data.Dataset.from_tensors((samples, labels)).repeat().map(make_batch)
     batches = strategy.experimental_distribute_dataset(data)
-    call, iterator = make_call(strategy, update, batches), iter(batches)
+    call, iterator = make_call(strategy, update), iter(batches)
     return lambda: float(call(iterator, tf.constant(1))["loss"][0])
 
 

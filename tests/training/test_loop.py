@@ -87,24 +87,26 @@ def test_six_steps_killed_once_and_stopped_once_equal_six_bit_for_bit(soft, tmp_
         os.kill(os.getpid(), signal.SIGTERM)
         return watch(model)
 
+    soft = {**soft, "settings": usual(steps_per_call=2)}
     whole = run(folder / "whole", **soft, evaluators=[watch])
     with pytest.raises(Killed):  # after step 4: the checkpoint of step 3 is the newest
         run(folder / "parts", **soft, evaluators=[die])
+    soft["settings"] = usual(steps_per_call=5)
     with pytest.raises(SystemExit) as end, leaving_resumable(str(folder), is_child=False):
-        run(folder / "parts", **soft, evaluators=[stop], settings=usual(steps_per_call=5))
+        run(folder / "parts", **soft, evaluators=[stop])
     assert end.value.code == 0 and (folder / MARKER).exists()
     assert ", from step 3" in capsys.readouterr().out
-    resumed = run(folder / "parts", **soft, evaluators=[watch], settings=usual(steps_per_call=5))
+    resumed = run(folder / "parts", **soft, evaluators=[watch])
     assert ", from step 4" in capsys.readouterr().out
     assert whole.steps == resumed.steps == 6 and whole.seconds > 0.0
     assert fingerprint(resumed.model) == fingerprint(whole.model)
-    # Steps 4 and 6 of both, one step a call and as many as fit between stops; and a model that moved in between.
+    # Steps 4 and 6 of both, two steps a call and as many as fit between stops; and a model that moved in between.
     assert seen[:2] == seen[2:] and seen[0] != seen[1]
     assert any(name.startswith("events") for name in os.listdir(folder / "whole" / "tensorboard"))
     # A third start has nothing left to do and gives the same model.
     assert fingerprint(run(folder / "whole", **soft).model) == fingerprint(whole.model)
     # Of two that are equal on the development set, the first is the best.
-    best = run(folder / "parts", **soft, settings=usual(handed_on="best"))
+    best = run(folder / "parts", **{**soft, "settings": usual(steps_per_call=5, handed_on="best")})
     assert fingerprint(best.model) == seen[0] and "hands on step 4, dev_wer 50.00" in capsys.readouterr().out
 
 

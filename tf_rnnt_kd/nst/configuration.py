@@ -14,7 +14,6 @@ _NEUTRAL = (
     "evaluate_every",
     "checkpoint_every",
     "keep_checkpoints",
-    "steps_per_call",
     "input_servers",
     "max_skipped",
     "comparisons",

@@ -214,9 +214,8 @@ class _Run:
     def _take_steps(self, step, is_preempted):
         """Trains to the end, or until it is to be left: then true."""
         read = functools.partial(self._batches, step, self.training.augmentation, servers=self.training.input_servers)
-        batches = distribute_batches(self.strategy, read)
-        call = make_call(self.strategy, self.step, batches, steps_per_call=self.training.steps_per_call)
-        iterator, recent = iter(batches), []
+        call = make_call(self.strategy, self.step, self.training.steps_per_call)
+        iterator, recent = iter(distribute_batches(self.strategy, read)), []
         progress = Progress(f"train {self.name}", self.training.steps, "steps", step, interval=0.0)
         profiler = Profiler(self.tensorboard, self.profile)
         with progress, profiler, _named_shards(self.sets):

@@ -42,24 +42,30 @@ class ReducedAdamW(keras.optimizers.AdamW):
     def _apply_weight_decay(self, variables):
         """Nothing: decay is part of the update."""
 
-    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
         beta1, beta2, epsilon = tf.unstack(tf.constant([self.beta_1, self.beta_2, self.epsilon]))
         step, rate = tf.cast(self.iterations + 1, tf.float32), tf.cast(learning_rate, tf.float32)
         shared = {"beta1_power": beta1**step, "beta2_power": beta2**step, "beta1": beta1, "beta2": beta2}
         shared["epsilon"] = epsilon
         rates = {units: rate if units == 1.0 else units * rate for units in set(self._rate_of)}
-        decays = {decay: decay * rate for decay in set(self._decay_of) if decay}
+        decays = {decay: decay * rate for decay in set(self._decay_of)}
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            self._update_all, self._distribution_strategy, grads, variables, shared, rates, decays
+        )
 
-        def update(variable, gradient):
+    def _update_all(self, distribution, gradients, variables, shared, rates, decays):
+        for gradient, variable in zip(gradients, variables, strict=True):
             index = self._get_variable_index(variable)
-            if self._decay_of[index]:
-                variable.assign_sub(decays[self._decay_of[index]] * variable)
-            moments = {"m": self._momentums[index].value.handle, "v": self._velocities[index].value.handle}
-            lr = rates[self._rate_of[index]]
-            tf.raw_ops.ResourceApplyAdam(var=variable.handle, **moments, lr=lr, grad=gradient, **shared)
+            decay = decays[self._decay_of[index]] if self._decay_of[index] else None
+            args = index, gradient, shared, rates[self._rate_of[index]], decay
+            distribution.extended.update(variable, self._update, args=args, group=False)
 
-        for gradient, variable in grads_and_vars:
-            distribution.extended.update(variable, update, args=(gradient,), group=False)
+    def _update(self, variable, index, gradient, shared, rate, decay):
+        if decay is not None:
+            variable.assign_sub(decay * variable)
+        moments = {"m": self._momentums[index].value.handle, "v": self._velocities[index].value.handle}
+        tf.raw_ops.ResourceApplyAdam(var=variable.handle, **moments, lr=rate, grad=gradient, **shared)
 
 
 def decoder_rates(model: Transducer, rate: float) -> dict[str, float]:
@@ -223,30 +229,36 @@ def _metrics(sums, norm, finite):
     }
 
 
-def make_call(strategy: tf.distribute.Strategy, step: Callable, batches, *, steps_per_call: int = 1):
+def make_call(strategy: tf.distribute.Strategy, step: Callable, steps_per_call: int = 1):
     """Returns `call(iterator, count) -> metrics`, each [count]: several steps of one call, so that the host can rest.
+
+    Any count above one has the same graph, and gives the same bits.
 
     Args:
       strategy: whose replicas take the steps.
       step: of `make_train_step`.
-      batches: the distributed dataset that iterators are of.
-      steps_per_call: the largest count; a loop around a single step would cost memory and tracing for nothing.
+      steps_per_call: the largest count. If it is 1 there is no loop, which would cost a CPU 200 MB and seconds of
+        tracing; TensorFlow optimizes that graph otherwise, and it rounds otherwise.
     """
-    if steps_per_call == 1:
-        return tf.function(
-            lambda iterator, _: tf.nest.map_structure(lambda metric: metric[None], step(strategy, next(iterator))),
-            autograph=False,
+    names = []
+
+    def once(iterator):
+        metrics = step(strategy, next(iterator))
+        names[:] = sorted(metrics)
+        return tf.stack([metrics[name] for name in names])
+
+    def loop(iterator, count):
+        found = tf.TensorArray(tf.float32, size=count, element_shape=[None])
+        _, found = tf.while_loop(
+            lambda i, _: i < count,
+            lambda i, found: (i + 1, found.write(i, once(iterator))),
+            (tf.constant(0), found),
+            parallel_iterations=1,
         )
-    once = tf.function(lambda batch: step(strategy, batch), input_signature=[batches.element_spec], autograph=False)
-    names = sorted(once.get_concrete_function().structured_outputs)
+        return found.stack()
 
     def call(iterator, count):
-        def one_more(i, found):
-            metrics = once(next(iterator))
-            return i + 1, [each.write(i, metrics[name]) for each, name in zip(found, names, strict=True)]
-
-        empty = [tf.TensorArray(tf.float32, size=count, element_shape=[]) for _ in names]
-        _, found = tf.while_loop(lambda i, _: i < count, one_more, (tf.constant(0), empty), parallel_iterations=1)
-        return {name: each.stack() for name, each in zip(names, found, strict=True)}
+        found = once(iterator)[None] if steps_per_call == 1 else loop(iterator, count)
+        return dict(zip(names, tf.unstack(found, num=len(names), axis=1), strict=True))
 
     return tf.function(call, autograph=False)

@@ -30,7 +30,6 @@ _BOOKKEEPING = (
     "checkpoint_every",
     "keep_checkpoints",
     "max_skipped",
-    "steps_per_call",
 )
 _HEADER = ("utterance", "WER %", "reference", "heard")
 
