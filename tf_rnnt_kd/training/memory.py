@@ -15,8 +15,8 @@ from tf_rnnt_kd.training.objective import Objective
 # Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md); in float32 numbers,
 # but for the first two.
 _RUNTIME_BYTES = 113e6  # kernels, threads and the allocator's reserve
-_BLOCK_BYTES = 50e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it
-_PER_WEIGHT = 5.0  # weight, two moments, gradient and the optimizer's temporaries
+_BLOCK_BYTES = 38e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it
+_PER_WEIGHT = 4.3  # weight, two moments, gradient and what clipping makes of it
 _PER_FRAME_WIDTH = 44.5  # what a Conformer block keeps for its gradient, in widths a frame
 _PER_FRAME_SCORE = 1.0  # attention weights
 _PER_FRAME_INPUT = 6.2  # features and subsampling, in (320 + width) a frame

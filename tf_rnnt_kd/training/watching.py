@@ -144,11 +144,15 @@ def make_pictures(
     sets: Sequence[RecordSet],
     shown: Shown,
 ) -> Pictures:
-    """Pictures of the first utterances with targets, where the teacher comes from records; else of development."""
+    """Pictures of the first utterances with targets, where the teacher comes from records; else of development.
+
+    None of a set that holds features in place of audio.
+    """
     records = shown.records[:_DRAWN]
     if objective.needs_teacher:
         taught = next(s for s in sets if s.targets is not None)
-        records = [r for r in taught.read(0, 8 * _DRAWN) if r.encoded is not None or r.logits is not None][:_DRAWN]
+        first = [] if taught.features_dtype else taught.read(0, 8 * _DRAWN)
+        records = [r for r in first if r.encoded is not None or r.logits is not None][:_DRAWN]
     return Pictures(model, objective, joint, records if shown.pieces else [], shown.pieces)
 
 
