@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -85,3 +86,14 @@ def toy_targets(tmp_path_factory, toy_teacher, toy_tokenizer, toy_records):
         )
         for codec, dtype in (("factored", "float32"), ("lattice", "float16"))
     }
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that tests set: clock.now, in seconds."""
+
+    class Clock:
+        now = 1_000.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
+    return Clock

@@ -8,17 +8,6 @@ from tf_rnnt_kd import progress
 from tf_rnnt_kd.progress import Progress, format_seconds, say
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that tests set: clock.now, in seconds."""
-
-    class Clock:
-        now = 1_000.0
-
-    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
-    return Clock
-
-
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -49,7 +49,7 @@ def curves(run):
     found = {}
     for event in tf.compat.v1.train.summary_iterator(str(path)):
         for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == "scalars" or value.tag in found:
+            if value.metadata.plugin_data.plugin_name == "scalars":
                 found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
     return found
 

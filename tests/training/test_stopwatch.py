@@ -1,23 +1,9 @@
-import time
-
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from tf_rnnt_kd.training.stopwatch import Stopwatch
 
 BUCKET = np.array([0, 0, 1, 0, 1, 1, 0, 0])
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that tests set."""
-
-    class Clock:
-        now = 1_000.0
-
-    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
-    return Clock
 
 
 class Metric:
