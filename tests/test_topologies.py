@@ -1,6 +1,10 @@
-"""The same plan on one device, on two replicas of a process and by two processes, through the command itself."""
+"""The same plan on one device, on two replicas of a process and by two processes, through the command itself.
+
+One of the two processes is told to stop on the way, and both are started again.
+"""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,48 +13,66 @@ import pytest
 import tensorflow as tf
 
 from tests.workers import ROOT, input_server, worker_environments
+from tf_rnnt_kd.preemption import MARKER
 from tf_rnnt_kd.training.checkpoint_files import find_steps, read_header, read_values
 
-pytestmark = pytest.mark.slow  # four processes, which trace for themselves
+pytestmark = pytest.mark.slow  # six processes, which trace for themselves
 
 STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of three runs, and what the workers of the last one printed; an input server feeds the two replicas."""
+    """Folders of three runs, and what the workers printed, before and after the stop; a server feeds the replicas."""
     folder = tmp_path_factory.mktemp("topologies")
+    running = []
 
     def start(name, strategy, environment, *more, module="tf_rnnt_kd.train"):
         command = [sys.executable, "-m", module, "--config=tests/toy_topologies.gin", f"--strategy={strategy}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*command, f"--work_dir={folder / name}", *more], cwd=ROOT, env=environment, **pipes)
+        running.append(
+            subprocess.Popen([*command, f"--work_dir={folder / name}", *more], cwd=ROOT, env=environment, **pipes)
+        )
+        return running[-1]
+
+    def start_workers():
+        return [start("workers", "multiworker", environment) for environment in worker_environments()]
+
+    def finish(process, before=""):
+        out, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+        return before + out
 
     with input_server() as server:
         served = f"--param=loop.Training.input_servers=('{server}',)"
-        running = [
-            *(start("workers", "multiworker", environment) for environment in worker_environments()),
-            start("one_device", "one_device", os.environ),
-            start("replicas", "mirrored", os.environ, served, module="tests.two_replicas"),
-        ]
         try:
-            printed = [process.communicate(timeout=500) for process in running]
+            chief, other = start_workers()
+            alone = start("one_device", "one_device", os.environ)
+            replicas = start("replicas", "mirrored", os.environ, served, module="tests.two_replicas")
+            begun = ""
+            while "train teacher: 1/" not in begun:
+                assert (line := chief.stdout.readline()), chief.stderr.read()
+                begun += line
+            other.send_signal(signal.SIGTERM)  # long before the end: step 4 is evaluated, which takes seconds
+            stopped = [finish(chief, begun), finish(other)]
+            assert (folder / "workers" / MARKER).exists()
+            printed = [finish(process) for process in start_workers()]
+            finish(alone)
+            finish(replicas)
         finally:
             for process in running:
                 process.kill()
-    for process, (_, errors) in zip(running, printed, strict=True):
-        assert process.returncode == 0, errors
-    return {name: folder / name for name in ("one_device", "replicas", "workers")}, [out for out, _ in printed[:2]]
+    return {name: folder / name for name in ("one_device", "replicas", "workers")}, stopped, printed
 
 
 def curves(run):
     """Every scalar of TensorBoard by name, in the order of steps."""
-    (path,) = (run / "seed-0" / "teacher" / "tensorboard").iterdir()
     found = {}
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
-        for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == "scalars":
-                found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    for path in sorted((run / "seed-0" / "teacher" / "tensorboard").iterdir()):  # one a start
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
     return found
 
 
@@ -88,8 +110,17 @@ def test_the_exported_weights_are_averages_and_equal(runs, other):
         assert ours[name].tobytes() in kept, name
 
 
+def test_sigterm_to_one_worker_stops_both_and_they_go_on(runs):
+    _, stopped, printed = runs
+    words = "stopped by SIGTERM: the same command goes on"
+    assert all(out.count(words) == 1 for out in stopped)
+    assert not any("results.json" in out for out in stopped)
+    assert all(", from step " in out for out in printed)
+    assert words not in "".join(printed) and not (runs[0]["workers"] / MARKER).exists()
+
+
 def test_one_worker_alone_writes_and_reports(runs):
-    folders, printed = runs
+    folders, stopped, printed = runs
     assert len(curves(folders["workers"])["dev_wer"]) == 2
     names = [
         {str(path.relative_to(folders[run])) for path in folders[run].rglob("*") if "events" not in path.name}
@@ -97,4 +128,4 @@ def test_one_worker_alone_writes_and_reports(runs):
     ]
     assert names[0] == names[1]
     assert "\nteacher " in printed[0] and "results.json" in printed[0]
-    assert "results" not in printed[1] and "dev_wer" not in printed[1]
+    assert "results" not in printed[1] and "dev_wer" not in stopped[1] + printed[1]

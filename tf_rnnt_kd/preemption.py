@@ -40,7 +40,8 @@ def leaving_resumable(work_dir: str, *, is_child: bool) -> Iterator[None]:
     """
     marker = os.path.join(work_dir, MARKER)
     if not is_child and os.path.exists(marker):
-        os.remove(marker)
+        with contextlib.suppress(FileNotFoundError):  # another worker has just done it
+            os.remove(marker)
         say("  SIGTERM stopped this run: it goes on from there")
     before = signal.getsignal(signal.SIGTERM)
     _Signal.heard = True
