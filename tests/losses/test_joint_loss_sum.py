@@ -170,6 +170,30 @@ def test_a_class_at_plus_infinity_is_not_passed_over():
     assert np.isnan(gradient.bias[0]) and not np.any(np.all(np.isfinite(gradient.encoded), axis=(1, 2)))
 
 
+@pytest.mark.parametrize(("frames", "stored"), [(0, False), (3, False), (3, True)])
+def test_a_batch_without_any_frame_has_no_alignment_and_no_gradient(frames, stored):
+    batch = large_batch(3)
+    student, teacher = (
+        constants(x._replace(encoded=x.encoded[:, :frames] * np.nan)) for x in (batch.student, batch.teacher)
+    )
+    lattice = tf.zeros([3, frames, *logits(teacher).shape[2:]]) if stored else teacher
+    utterances = tf.constant(batch.labels), tf.zeros([3], tf.int32), tf.constant([11, 3, 1])
+
+    def step(student, teacher):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(student)
+            losses = joint_loss_sum(student, teacher, *utterances, WEIGHTS)
+            separate = joint_losses(student, teacher, *utterances)
+            total = tf.reduce_sum(separate.transducer + separate.kl)
+        gradients = tape.gradient(losses.total, student), tape.gradient(total, student)
+        return (losses[:2], separate.transducer), (losses.kl, separate.kl, gradients)
+
+    for run in step, tf.function(step), tf.function(step, reduce_retracing=True):
+        infinite, nothing = map(tf.nest.flatten, run(student, lattice))
+        assert all(np.all(values.numpy() == np.inf) for values in infinite)
+        assert all(np.all(values.numpy() == 0.0) for values in nothing)
+
+
 def test_an_excluded_class_makes_its_own_total_infinite_and_no_gradient_nan():
     batch = clean(large_batch(9))
     batch.student.bias[batch.labels[0, 0]] = -np.inf

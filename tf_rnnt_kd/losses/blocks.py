@@ -59,20 +59,23 @@ def make_grid(
     batch: int | tf.Tensor, frames: int | tf.Tensor, columns: int | tf.Tensor, nodes: int | tf.Tensor
 ) -> Grid:
     """Cuts a batch of lattices; a tile is as many blocks as `nodes` allows, all tiles equally full."""
-    rows, stripes = -(-frames // BLOCK_FRAMES), -(-columns // BLOCK_COLUMNS)
-    total, at_once = batch * rows * stripes, nodes // BLOCK_NODES
     # In graphs only Python's own numbers give tiles a static shape.
-    static = isinstance(total, int) and isinstance(at_once, int)
+    static = all(isinstance(number, int) for number in (batch, frames, columns, nodes))
     largest, least = (max, min) if static else (tf.maximum, tf.minimum)
-    total = largest(1, total)
+    rows, stripes = (
+        largest(1, -(-size // block)) for size, block in ((frames, BLOCK_FRAMES), (columns, BLOCK_COLUMNS))
+    )
+    total, at_once = largest(1, batch * rows * stripes), nodes // BLOCK_NODES
     num_tiles = -(-total // least(largest(1, at_once), total))
     return Grid(batch, frames, columns, rows, stripes, -(-total // num_tiles))
 
 
 def padded(values: tf.Tensor, axis: int, multiple: int | tf.Tensor, value: float = 0) -> tf.Tensor:
-    """Fills an axis up to a multiple of something."""
+    """Fills an axis up to a multiple of something, at least to one of it."""
+    size = sizes(values)[axis]
+    largest = max if isinstance(size, int) and isinstance(multiple, int) else tf.maximum
     paddings = [[0, 0] for _ in values.shape]
-    paddings[axis] = [0, -sizes(values)[axis] % multiple]
+    paddings[axis] = [0, largest(size + -size % multiple, multiple) - size]
     return tf.pad(values, paddings, constant_values=value)
 
 

@@ -202,6 +202,7 @@ class _Sums(NamedTuple):
 def _first_pass(task: Task, student: JointInputs, kept_tiles: int | tf.Tensor) -> tuple[list[tf.Tensor], _Visited]:
     """log_blank, log_label and divergence, [B rows stripes, 16, 8] each."""
     tiles, place, count = task.grid.listed(tf.reduce_any(task.mask, axis=[1, 2]))
+    count = tf.maximum(count, 1)  # of a batch without any frame too, for the shapes
     at_once = task.grid.blocks_per_tile
     num_kept, row = kept_tiles * at_once, BLOCK_NODES * sizes(student.kernel)[1]
 
