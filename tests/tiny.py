@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tests.toy import tone_utterances
-from tf_rnnt_kd.data.pipeline import Buckets
+from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.data.records import write_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.models.conformer import ConformerEncoder

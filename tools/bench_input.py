@@ -80,7 +80,7 @@ def our_batches(tf, name, options, folder, rng, args):
     """An endless iterator, the mean number of audio seconds in what it gives, and the bytes of records read for it."""
     import numpy as np
 
-    from tf_rnnt_kd.data import pipeline
+    from tf_rnnt_kd.data import batching, pipeline
 
     kinds = [{"teacher": False}, {"teacher": True}][: 2 if name == "mix" else 1]
     sets = [
@@ -93,9 +93,9 @@ def our_batches(tf, name, options, folder, rng, args):
         )
         for i, kind in enumerate(kinds)
     ]
-    buckets = pipeline.Buckets((12.0, 14.0, 16.0), BATCH_SECONDS)
+    buckets = batching.Buckets((12.0, 14.0, 16.0), BATCH_SECONDS)
     steps = args.batches * args.repeats + WARM_UP
-    schedule = pipeline.make_schedule(
+    schedule = batching.make_schedule(
         sets[:1], sets[1:], buckets, num_steps=steps, labelled_fraction=0.25, seed=args.seed
     )
     rows = schedule.rows[schedule.rows >= 0]
@@ -197,7 +197,8 @@ def measure_waiting(tf, args):
     """Seconds that each of some Conformer S steps takes, and those of them before it has its batch."""
     import numpy as np
 
-    from tf_rnnt_kd.data.pipeline import Augmentation, Buckets, make_schedule, read_batches
+    from tf_rnnt_kd.data.batching import Buckets, make_schedule
+    from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
     from tf_rnnt_kd.nst import jobs
     from tf_rnnt_kd.training.objective import Objective
     from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tf_rnnt_kd.data.batching import make_schedule
 from tf_rnnt_kd.data.composition import Compositions
-from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule, read_batches
+from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
 
 
 @pytest.fixture(scope="module")

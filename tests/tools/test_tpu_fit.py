@@ -3,7 +3,7 @@ import pathlib
 
 import pytest
 
-from tf_rnnt_kd.data.pipeline import Buckets
+from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.errors import UserError
 from tools import tpu_fit
 from tools.tpu_compiler import legal, one_line

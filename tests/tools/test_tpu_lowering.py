@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule, read_batches
+from tf_rnnt_kd.data.batching import make_schedule
+from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
 from tf_rnnt_kd.nst.plan import Generation
 from tf_rnnt_kd.training.objective import Objective
 from tools import tpu_lowering

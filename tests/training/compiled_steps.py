@@ -11,7 +11,8 @@ import sys
 import tensorflow as tf
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule, read_batches
+from tf_rnnt_kd.data.batching import make_schedule
+from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.training.loop import make_optimizer, make_step
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import Buckets
+from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.training.loop import train
 from tf_rnnt_kd.training.objective import Objective

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule
+from tf_rnnt_kd.data.batching import make_schedule
+from tf_rnnt_kd.data.pipeline import Augmentation
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.saving import hash_weights
 from tf_rnnt_kd.preemption import MARKER, leaving_resumable

@@ -1,7 +1,7 @@
 import pytest
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import Buckets
+from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.memory import StepShape, available_bytes, check_memory, step_bytes

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tests import tiny
 from tf_rnnt_kd.batch import Batch, TeacherTargets
-from tf_rnnt_kd.data.pipeline import Augmentation, make_schedule, read_batches
+from tf_rnnt_kd.data.batching import make_schedule
+from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses import JointInputs, joint_tile_losses
 from tf_rnnt_kd.training.objective import Band, Objective, TeacherJoint

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.plugins.hparams import metadata
 
 from tests import tiny
-from tf_rnnt_kd.data.pipeline import make_schedule
+from tf_rnnt_kd.data.batching import make_schedule
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.evaluation.wer import mark_errors
 from tf_rnnt_kd.training.objective import Objective, find_teacher_joint

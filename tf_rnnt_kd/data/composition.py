@@ -6,11 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tf_rnnt_kd.data.pipeline import Schedule
+from tf_rnnt_kd.data.batching import FRAME_FEATURES, Schedule
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.features.log_mel import num_log_mel_frames
-
-_FRAME_FEATURES = 4  # feature frames in an encoder frame
 
 
 class Composition(NamedTuple):
@@ -54,7 +52,7 @@ class Compositions:
         for name, count in zip(self._names, counts.tolist(), strict=True):
             utterances[name] += count
         return Composition(
-            frame_padding=_padding(num_log_mel_frames(self._samples[rows]) // _FRAME_FEATURES, sizes @ frames),
+            frame_padding=_padding(num_log_mel_frames(self._samples[rows]) // FRAME_FEATURES, sizes @ frames),
             label_padding=_padding(self._labels[rows], sizes @ schedule.num_labels[bucket]),
             utterances=utterances,
         )

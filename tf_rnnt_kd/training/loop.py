@@ -12,15 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_rnnt_kd.data.pipeline import (
-    WHOLE,
-    Augmentation,
-    Buckets,
-    check_divisible,
-    make_schedule,
-    read_batches,
-    utterance_ids,
-)
+from tf_rnnt_kd.data.batching import Buckets, check_divisible, make_schedule, utterance_ids
+from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, read_batches
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer

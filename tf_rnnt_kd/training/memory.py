@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_rnnt_kd.data.pipeline import Buckets
+from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses.joint_tiles import kept_floats, tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer

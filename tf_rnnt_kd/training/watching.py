@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd.data.batching import Schedule
 from tf_rnnt_kd.data.composition import Compositions
-from tf_rnnt_kd.data.pipeline import Schedule
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.models.transducer import Transducer
