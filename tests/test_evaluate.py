@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from tests.serving import networks
-from tf_rnnt_kd.data.records import write_records
+from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.evaluation.results import read_results, read_transcriptions
 from tf_rnnt_kd.models.conformer import ConformerEncoder

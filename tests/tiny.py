@@ -5,7 +5,7 @@ import numpy as np
 
 from tests.toy import tone_utterances
 from tf_rnnt_kd.data.batching import Buckets
-from tf_rnnt_kd.data.records import write_records
+from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.models.conformer import ConformerEncoder
 from tf_rnnt_kd.models.transducer import Transducer

@@ -54,7 +54,7 @@ def write_set(folder, rng, speech, teacher=False, features=None):
     import numpy as np
 
     from tf_rnnt_kd.data import schema
-    from tf_rnnt_kd.data.records import write_records
+    from tf_rnnt_kd.data.record_writer import write_records
     from tf_rnnt_kd.features import stored
     from tf_rnnt_kd.features.log_mel import num_log_mel_frames
 

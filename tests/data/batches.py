@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.data.batching import Buckets, make_schedule
 from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
-from tf_rnnt_kd.data.records import write_records
+from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.features import stored
 from tf_rnnt_kd.features.log_mel import num_log_mel_frames
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests import tiny, toy
 from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.data.batching import make_schedule
-from tf_rnnt_kd.data.records import write_records
+from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.decoding.offline import pad_audio, recognize
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import log_mel

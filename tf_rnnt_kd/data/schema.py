@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -52,6 +53,16 @@ class TargetsSpec:
         if self.codec == "factored":
             return {"encoded": self.width, "predicted": self.width}
         return {"logits": self.vocabulary_size}
+
+
+def version_of(manifest: dict[str, Any]) -> int:
+    """The version of the records of a set, by what its manifest says of them."""
+    return FEATURES_VERSION if "features" in manifest else SCHEMA_VERSION
+
+
+def targets_of(manifest: dict[str, Any]) -> TargetsSpec | None:
+    """The teacher targets of the records of a set, by what its manifest says of them."""
+    return TargetsSpec(**manifest["targets"]) if manifest["targets"] else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

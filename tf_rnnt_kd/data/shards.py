@@ -130,6 +130,22 @@ def dump_arrays(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
+def load_json(path: str) -> dict[str, Any]:
+    """Reads what `dump_json` made.
+
+    Raises:
+      UserError: the file is missing, or holds no such thing.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            content = json.load(file)
+    except (ValueError, OSError) as error:
+        raise damaged(path, "it is not readable") from error
+    if not isinstance(content, dict):
+        raise damaged(path, "it is not readable")
+    return content
+
+
 def dump_json(content: dict[str, Any]) -> bytes:
     """JSON; equal contents give equal bytes."""
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode("ascii")

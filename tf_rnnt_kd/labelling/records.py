@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from tf_rnnt_kd.data.records import RecordSet, open_records, write_records
+from tf_rnnt_kd.data.record_writer import write_records
+from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.data.schema import TEACHER_HYPOTHESIS, Record, TargetsSpec
 from tf_rnnt_kd.decoding.offline import similar_lengths
 from tf_rnnt_kd.features.stored import describe

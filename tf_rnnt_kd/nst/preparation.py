@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tf_rnnt_kd.data.corpora import Utterance
-from tf_rnnt_kd.data.records import RecordSet, open_records, write_records
+from tf_rnnt_kd.data.record_writer import write_records
+from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
