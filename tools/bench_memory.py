@@ -1,22 +1,27 @@
 """Measures what training steps take and compares it with what `training/memory.py` predicts.
 
     python tools/bench_memory.py --output memory.json
+    python tools/bench_memory.py --files            # those of configs/models, one utterance of 16 s each
 
 One process a shape: builds the model, runs two steps on random features, and reads the peak of its resident memory,
-less what it was after importing TensorFlow. Prints predicted and measured bytes.
+less what it was after importing TensorFlow. Prints predicted and measured bytes. Of XL, whose step takes four copies of
+604 M weights, only the forward pass is measured.
 """
 
 import json
 import os
+import pathlib
 import resource
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_ROOT))
 
 from absl import app, flags
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+_FILES = flags.DEFINE_bool("files", False, "The networks of configs/models in place of the shapes.")
 _SHAPE = flags.DEFINE_string("shape", None, "JSON of one shape, measured in this process.")
 
 _FIELDS = ("batch", "frames", "labels", "width", "blocks", "heads", "joint", "vocabulary", "with_teacher")
@@ -37,6 +42,7 @@ _SHAPES = (
     (1, 20, 5, 144, 16, 4, 320, 1024, False),
     (1, 20, 5, 512, 2, 8, 640, 1024, False),
 )
+_MODELS = ("s", "m", "l", "xl")
 
 
 def main(argv):
@@ -45,37 +51,39 @@ def main(argv):
     if _SHAPE.value:
         print(json.dumps(measure(**json.loads(_SHAPE.value))))
         return
+    shapes = [dict(zip(_FIELDS, values, strict=True)) for values in _SHAPES]
+    if _FILES.value:
+        common = {"batch": 1, "frames": 400, "labels": 60, "vocabulary": 1024, "with_teacher": False}
+        shapes = [{"file": name, "forward": name == "xl"} | common for name in _MODELS]
     rows = []
-    print(
-        f"{'B':>3} {'T':>4} {'U':>4} {'width':>5} {'N':>3} {'H':>2} {'D':>4} {'V':>5}  KL  predicted  measured  error"
-    )
-    for values in _SHAPES:
-        shape = dict(zip(_FIELDS, values, strict=True))
+    print(f"{'B':>3} {'T':>4} {'U':>4} {'network':>20} {'V':>5}  KL  predicted  measured  error")
+    for shape in shapes:
         command = [sys.executable, __file__, f"--shape={json.dumps(shape)}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        row = json.loads(done.stdout.splitlines()[-1])
-        rows.append({**shape, **row})
-        error = row["predicted"] / row["measured"] - 1
-        print(
-            "{:3} {:4} {:4} {:5} {:3} {:2} {:4} {:5}".format(*values[:-1]),
-            f" {'yes' if values[-1] else ' no'} {row['predicted'] / 1e6:7.0f} MB {row['measured'] / 1e6:6.0f} MB",
-            f"{error:+6.1%}",
-            flush=True,
-        )
+        row = shape | json.loads(done.stdout.splitlines()[-1])
+        rows.append(row)
+        print(_to_line(row), flush=True)
     if _OUTPUT.value:
-        with open(_OUTPUT.value, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def measure(batch, frames, labels, width, blocks, heads, joint, vocabulary, with_teacher):
+def _to_line(row):
+    network = "{width} x {blocks}, {heads} h, {joint}".format_map(row) if "width" in row else f"{row['file']}.gin"
+    teacher = "yes" if row["with_teacher"] else " no"
+    line = f"{row['batch']:3} {row['frames']:4} {row['labels']:4} {network:>20} {row['vocabulary']:5} {teacher}"
+    measured = f"{row['measured'] / 1e6:6.0f} MB"
+    if row.get("forward"):
+        return f"{line}  (forward)   {measured}"
+    return f"{line} {row['predicted'] / 1e6:7.0f} MB {measured} {row['predicted'] / row['measured'] - 1:+6.1%}"
+
+
+def measure(batch, frames, labels, vocabulary, with_teacher, *, forward=False, **network):
     """Bytes, predicted and measured, of one shape."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import numpy as np
     import tensorflow as tf
 
     from tf_rnnt_kd.batch import Batch, TeacherTargets
-    from tf_rnnt_kd.models.conformer import ConformerEncoder
-    from tf_rnnt_kd.models.transducer import Transducer
     from tf_rnnt_kd.nst import jobs
     from tf_rnnt_kd.training.memory import StepShape, step_bytes
     from tf_rnnt_kd.training.objective import Objective, TeacherJoint
@@ -83,11 +91,8 @@ def measure(batch, frames, labels, width, blocks, heads, joint, vocabulary, with
 
     jobs.keep_memory()
     before = _resident()
-    model = Transducer(
-        vocabulary, ConformerEncoder(width, blocks, heads, 31, dropout=0.1), prediction_width=joint, joint_width=joint
-    )
-    optimizer = ReducedAdamW(1e-3)
-    optimizer.build(model.trainable_variables)
+    model = _build(vocabulary, **network)
+    joint = model.joint_width
     rng = np.random.default_rng(0)
 
     def random(*shape):
@@ -107,6 +112,12 @@ def measure(batch, frames, labels, width, blocks, heads, joint, vocabulary, with
         teacher,
         tf.zeros([batch], tf.int32),
     )
+    if forward:
+        run = tf.function(model.__call__, autograph=False)
+        assert np.all(np.isfinite(run(data.features, data.num_features, data.labels)[0]))
+        return {"measured": _peak() - before}
+    optimizer = ReducedAdamW(1e-3)
+    optimizer.build(model.trainable_variables)
     objective = Objective(kl_weight=0.01 if with_teacher else 0.0)
     kernel = TeacherJoint(random(joint, vocabulary), random(vocabulary)) if with_teacher else None
     step = make_train_step(model, optimizer, objective, kernel, clip_norm=1.0)
@@ -118,7 +129,24 @@ def measure(batch, frames, labels, width, blocks, heads, joint, vocabulary, with
     for _ in range(2):
         float(run(data)["loss"])
     predicted = step_bytes(model, objective, StepShape(batch, frames, labels))
-    return {"predicted": predicted, "measured": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before}
+    return {"predicted": predicted, "measured": _peak() - before}
+
+
+def _build(vocabulary, file=None, width=None, blocks=None, heads=None, joint=None):
+    import gin
+
+    from tf_rnnt_kd.models.conformer import ConformerEncoder
+    from tf_rnnt_kd.models.transducer import Transducer
+
+    if file is None:
+        encoder = ConformerEncoder(width, blocks, heads, 31, dropout=0.1)
+        return Transducer(vocabulary, encoder, prediction_width=joint, joint_width=joint)
+    gin.parse_config_file(str(_ROOT / "configs" / "models" / f"{file}.gin"), print_includes_and_imports=False)
+    return gin.get_configurable(Transducer)(vocabulary)
+
+
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _resident():
