@@ -15,8 +15,7 @@ import resource
 import subprocess
 import sys
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import app, flags
 
@@ -42,6 +41,7 @@ _SHAPES = (
     (1, 20, 5, 144, 16, 4, 320, 1024, False),
     (1, 20, 5, 512, 2, 8, 640, 1024, False),
 )
+_FOLDER = pathlib.Path(__file__).resolve().parent.parent / "configs" / "models"
 _MODELS = ("s", "m", "l", "xl")
 
 
@@ -141,7 +141,7 @@ def _build(vocabulary, file=None, width=None, blocks=None, heads=None, joint=Non
     if file is None:
         encoder = ConformerEncoder(width, blocks, heads, 31, dropout=0.1)
         return Transducer(vocabulary, encoder, prediction_width=joint, joint_width=joint)
-    gin.parse_config_file(str(_ROOT / "configs" / "models" / f"{file}.gin"), print_includes_and_imports=False)
+    gin.parse_config_file(str(_FOLDER / f"{file}.gin"), print_includes_and_imports=False)
     return gin.get_configurable(Transducer)(vocabulary)
 
 
