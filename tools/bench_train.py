@@ -1,21 +1,24 @@
 """Audio trained per second of processor time, beside TensorFlowASR, and where a step's time goes.
 
     python tools/bench_train.py --output train.json
-    python tools/bench_train.py --contestants step step+kl step@2 joint
+    python tools/bench_train.py --contestants step step+kl step step+kl step step+kl     # in turns: machines drift
     python tools/bench_train.py --tensorflowasr VENV/bin/python
 
 Each measurement is a process. Networks are Conformer S transducers (10.3 M parameters), from samples to updated
 weights: features, forward, loss, backward, Adam, the same batch every time, no augmentation. `step` is this package's
 training step without auxiliary CTC, which the peer has not; `+ctc` adds it, `+kl` a teacher by stored factored targets
-at weight 0.01, `+bf16` mixed precision, `@N` divides the batch among N replicas on as many logical CPUs. `features`,
-`encoder`, `prediction`, `joint` (joint network and loss) and `optimizer` are parts of `step` alone, forward and
-backward. `tensorflowasr` is the peer's step in its own environment (`tensorflowasr==3.1.1`).
+at weight 0.01, `+bf16` mixed precision; `@2` divides the batch among two replicas on as many logical CPUs, `@2w` among
+two workers of this machine (processor time and memory are of both). `features`, `encoder`, `prediction`, `joint` (joint
+network and loss) and `optimizer` are parts of `step` alone, forward and backward. `tensorflowasr` is the peer's step in
+its own environment (`tensorflowasr==3.1.1`).
 """
 
 import json
 import os
 import pathlib
+import socket
 import statistics
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -23,9 +26,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from tools.conformers import SAMPLE_RATE, VOCABULARY, our_conformer, peer_conformer
 from tools.contestants import conclude, measure, read_arguments, usage
 
-OURS = "step step+kl step+ctc step+bf16 step@2 features encoder prediction joint joint+kl optimizer".split()
+OURS = "step step+kl step+ctc step+bf16 step@2 step@2w features encoder prediction joint joint+kl optimizer".split()
 SETTINGS = {"batch": 4, "seconds": 10.0, "labels": 40, "repeats": 5, "threads": os.cpu_count(), "seed": 0}
 PEER = "tensorflowasr"
+_TOLD = "TF_CONFIG"  # by which workers know of each other
 
 
 def step(tf, samples, labels, options):
@@ -34,13 +38,14 @@ def step(tf, samples, labels, options):
     from tf_rnnt_kd.features.log_mel import log_mel
     from tf_rnnt_kd.training.objective import Objective, TeacherJoint
     from tf_rnnt_kd.training.step import ReducedAdamW, make_call, make_train_step
+    from tf_rnnt_kd.training.strategy import make_strategy
 
     if "bf16" in options:
         tf.keras.config.set_dtype_policy("mixed_bfloat16")
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    strategy = (
-        tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.OneDeviceStrategy("/cpu:0")
-    )
+    if _TOLD in os.environ:
+        strategy = make_strategy("multiworker")  # before any device is looked for
+    else:
+        strategy = make_strategy("mirrored" if len(tf.config.list_logical_devices("CPU")) > 1 else "one_device")
     with strategy.scope():
         model = our_conformer()
         optimizer = ReducedAdamW(1e-4)
@@ -62,8 +67,9 @@ def step(tf, samples, labels, options):
         lengths = tf.fill([batch], 4 * frames), tf.fill([batch], size)
         return Batch(features[:, : 4 * frames], lengths[0], labels, lengths[1], teacher, tf.zeros([batch], tf.int32))
 
-    data = tf.data.Dataset.from_tensors((samples, labels)).repeat().map(make_batch)
-    batches = strategy.experimental_distribute_dataset(data)
+    own = len(labels) // strategy.num_replicas_in_sync  # what the others get does not matter to the time either
+    data = tf.data.Dataset.from_tensors((samples[:own], labels[:own])).repeat().map(make_batch)
+    batches = strategy.distribute_datasets_from_function(lambda _: data)
     call, iterator = make_call(strategy, update), iter(batches)
     return lambda: float(call(iterator, tf.constant(1))["loss"][0])
 
@@ -169,16 +175,20 @@ def peer_step(tf, samples, labels):
 
 
 def work(args):
-    """Measures one contestant in this process."""
+    """Measures one contestant in this process, and in those of other workers that it starts."""
     import numpy as np
     import tensorflow as tf
 
-    name, _, replicas = args.worker.partition("@")
-    options, replicas = name.split("+"), int(replicas or 1)
+    name, _, divided = args.worker.partition("@")
+    options, count = name.split("+"), int(divided.removesuffix("w") or 1)
+    others = []
+    if divided.endswith("w"):
+        others = start_workers(count) if _TOLD not in os.environ else []
+        count = 1
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-    if replicas > 1:
+    if count > 1:
         (device,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * replicas)
+        tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * count)
     rng = np.random.default_rng(args.seed)
     samples = rng.normal(0.0, 0.1, [args.batch, int(args.seconds * SAMPLE_RATE)]).astype("f")
     labels = rng.integers(1, VOCABULARY, [args.batch, args.labels]).astype("i")
@@ -198,7 +208,25 @@ def work(args):
         assert np.isfinite(value), value
     wall, cpu, _ = zip(*times, strict=True)
     row = {"build_s": built[0] - base[0], "first_s": wall[0] + wall[1], "wall_s": wall[2:], "cpu_s": cpu[2:]}
-    print(json.dumps(row | {"peak_mib": usage()[2] - base[2], "value": value}))
+    row |= {"peak_mib": usage()[2] - base[2], "value": value}
+    for theirs in (json.loads(other.communicate()[0].splitlines()[-1]) for other in others):
+        row["cpu_s"] = [sum(pair) for pair in zip(row["cpu_s"], theirs["cpu_s"], strict=True)]
+        row["peak_mib"] += theirs["peak_mib"]
+    print(json.dumps(row))
+
+
+def start_workers(count):
+    """Starts all workers but this one, and tells everybody of the others."""
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in servers]
+    for server in servers:
+        server.close()
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}} for i in range(count)]
+    first, *rest = ({_TOLD: json.dumps(task)} for task in tasks)
+    command = [sys.executable, *sys.argv]
+    others = [subprocess.Popen(command, env=os.environ | told, stdout=subprocess.PIPE, text=True) for told in rest]
+    os.environ |= first
+    return others
 
 
 def print_table(rows, args):
