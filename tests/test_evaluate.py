@@ -1,4 +1,4 @@
-"""`evaluate`, `export` and `transcribe` as commands, on one small model."""
+"""`prepare` as a command; `label`, `evaluate`, `export` and `transcribe` as commands, on one small model."""
 
 import json
 import subprocess
@@ -10,6 +10,7 @@ import soundfile
 
 from tests.serving import networks
 from tf_rnnt_kd.data.record_writer import write_records
+from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.evaluation.results import read_results, read_transcriptions
 from tf_rnnt_kd.models.conformer import ConformerEncoder
@@ -65,6 +66,31 @@ def _write_set(folder, tokenizer, num_utterances):
     ]
     manifest = {"tokenizer_hash": tokenizer.hash, "sample_rate": 16_000, "targets": None, "source": "noise"}
     write_records(str(folder), items, lambda part: part, manifest=manifest, records_per_shard=2)
+
+
+def test_prepare_makes_the_tokenizer_and_the_record_sets_of_a_plan(tmp_path):
+    places = "--config=tests/toy_chain.gin", f"--output={tmp_path}"
+    for _ in range(2):  # the second finds everything
+        finished = _run("prepare", *places, "--param=train/toy.tone_utterances.num_utterances=40")
+        assert finished.returncode == 0, finished.stderr
+        words = "a tokenizer of 6 labels, 4 record sets: train, audio, dev, test"
+        assert finished.stdout.endswith(f"  {tmp_path}: {words}\n"), finished.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audio", "dev", "test", "tokenizer", "train"]
+    sets = {name: open_records(str(tmp_path / name)) for name in ("train", "audio")}
+    assert sets["train"].num_utterances == 40 and sets["audio"].num_utterances == 80
+    assert {record.text for record in sets["audio"].read()} == {""} != {record.text for record in sets["train"].read()}
+
+
+def test_label_stores_what_the_teacher_says(place):
+    places = "--checkpoint", place / "teacher", "--records", place / "clean"
+    for name, *options in (("hard", "--codec=transcripts"), ("soft", "--features=uint8", "--dtype=bfloat16")):
+        finished = _run("label", *places, "--output", place / name, *options)
+        assert finished.returncode == 0, finished.stderr
+    hard, soft = (open_records(str(place / name)) for name in ("hard", "soft"))
+    assert hard.targets is None and (soft.targets.codec, soft.targets.dtype) == ("factored", "bfloat16")
+    assert (hard.features_dtype, soft.features_dtype) == (None, "uint8")
+    assert hard.ids == soft.ids == ["utterance-0", "utterance-1", "utterance-2"]
+    assert np.array_equal(hard.index.num_labels, soft.index.num_labels) and np.any(hard.index.num_labels)
 
 
 def test_evaluating_twice_gives_equal_bytes(place):

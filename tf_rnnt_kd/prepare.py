@@ -14,8 +14,12 @@ def main(argv):
     del argv
     from tf_rnnt_kd.config import load_plan
     from tf_rnnt_kd.nst.preparation import prepare
+    from tf_rnnt_kd.progress import say
 
-    prepare(load_plan(_CONFIG.value, _PARAM.value)[0], _OUTPUT.value)
+    plan, _ = load_plan(_CONFIG.value, _PARAM.value)
+    tokens = prepare(plan, _OUTPUT.value).tokenizer().vocabulary_size
+    names = [corpus.name for corpus in plan.corpora]
+    say(f"  {_OUTPUT.value}: a tokenizer of {tokens} labels, {len(names)} record sets: {', '.join(names)}")
 
 
 if __name__ == "__main__":
