@@ -3,6 +3,7 @@ import pytest
 from tests import tiny
 from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.training import memory
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.memory import StepShape, available_bytes, check_memory, step_bytes
 from tf_rnnt_kd.training.objective import Band, Objective
@@ -41,9 +42,10 @@ def test_limited_context_and_recomputed_blocks_take_less():
 def test_a_second_pass_adds_full_context_blocks_and_a_lattice():
     first, both = (tiny.transducer(64, num_blocks=4, causal=True, second_pass_blocks=n) for n in (0, 2))
     frozen = step_bytes(both, Objective(), SHAPE)
-    blocks = 2 * (38e6 + 4 * 8 * 250 * (44.5 * 16 + 2 * 250))
-    weights = both.count_params() - first.count_params()
-    assert frozen - step_bytes(first, Objective(), SHAPE) == pytest.approx(blocks + 4 * 4.3 * weights, rel=1e-6)
+    numbers = memory._PER_FRAME_WIDTH * 16 + memory._PER_FRAME_SCORE * 2 * 250
+    weights = memory._PER_WEIGHT * (both.count_params() - first.count_params())
+    added = 2 * (memory._BLOCK_BYTES + 4 * 8 * 250 * numbers) + 4 * weights
+    assert frozen - step_bytes(first, Objective(), SHAPE) == pytest.approx(added, rel=1e-6)
     lattices = [step_bytes(both, CascadedObjective(first), SHAPE) for first in (Objective(), Objective(kl_weight=0.1))]
     assert frozen < lattices[0] < lattices[1]
 
@@ -53,13 +55,15 @@ def test_recomputing_a_cascade_keeps_one_block_of_full_context():
         step_bytes(tiny.transducer(64, causal=True, second_pass_blocks=3, rematerialise=r), CascadedObjective(), SHAPE)
         for r in (False, True)
     )
-    kept = 4 * 8 * 250 * (3 * 44.5 * 16 + 2 * (2 * 250 + 6) - 4 * 16)
+    scores = memory._PER_FRAME_SCORE * 2 * (2 * 250 + 6)  # two blocks of full context, one of limited
+    kept = 4 * 8 * 250 * (3 * memory._PER_FRAME_WIDTH * 16 + scores - 4 * 16)
     assert plain - recomputed == pytest.approx(kept, rel=1e-6)
 
 
 def test_a_band_takes_what_its_nodes_take(model):
     narrow, wide = (step_bytes(model, Objective(band=Band(columns=n)), SHAPE) for n in (2, 20))
-    assert wide - narrow == pytest.approx(4 * 1.8 * 8 * 250 * 18 * (3 * 320 + 5 * 1024), rel=1e-6)
+    nodes = 8 * 250 * (20 - 2)
+    assert wide - narrow == pytest.approx(4 * memory._PER_JOINT * nodes * (3 * 320 + 5 * 1024), rel=1e-6)
 
 
 def test_a_batch_that_cannot_fit_is_refused_with_the_one_that_would(model):

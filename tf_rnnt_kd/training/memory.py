@@ -12,17 +12,17 @@ from tf_rnnt_kd.losses.joint_tiles import kept_floats, tile_nodes
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective
 
-# Fitted to the peaks of twenty measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md); in float32 numbers,
+# Fitted to the peaks of eighteen measured steps on a CPU (tools/bench_memory.py, BUILD_NOTES.md); in float32 numbers,
 # but for the first two.
-_RUNTIME_BYTES = 113e6  # kernels, threads and the allocator's reserve
-_BLOCK_BYTES = 38e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it
-_PER_WEIGHT = 4.3  # weight, two moments, gradient and what clipping makes of it
-_PER_FRAME_WIDTH = 44.5  # what a Conformer block keeps for its gradient, in widths a frame
-_PER_FRAME_SCORE = 1.0  # attention weights
-_PER_FRAME_INPUT = 6.2  # features and subsampling, in (320 + width) a frame
-_PER_JOINT = 1.8  # tile, heads and node tensors as counted, and their temporaries
-_PER_KEPT = 0.6  # logits kept between the passes, as far as they add to the peak
-_PER_KERNEL = 33.5  # sums and packed copies of the joint network's kernel
+_RUNTIME_BYTES = 100e6  # kernels, threads and the allocator's reserve
+_BLOCK_BYTES = 33e6  # the graph of a Conformer block and its gradient, while TensorFlow optimizes it
+_PER_WEIGHT = 4.9  # weight, two moments, gradient and what clipping makes of it
+_PER_FRAME_WIDTH = 38.0  # what a Conformer block keeps for its gradient, in widths a frame
+_PER_FRAME_SCORE = 1.3  # attention weights
+_PER_FRAME_INPUT = 1.6  # features and subsampling, in (320 + width) a frame
+_PER_JOINT = 2.7  # tile, heads and node tensors as counted, and their temporaries
+_PER_KEPT = 0.84  # logits kept between the passes, as far as they add to the peak
+_PER_KERNEL = 5.6  # sums and packed copies of the joint network's kernel
 
 
 class StepShape(NamedTuple):
