@@ -124,6 +124,22 @@ def test_a_macro_in_a_file_that_nothing_reads_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("param", "words"),
+    [
+        ("loop.Training.stepz=7", "did you mean steps?"),
+        ("teacher/loop.Training.clip=7", "did you mean clip_norm?"),
+        ("loop.Trainin.steps=7", "did you mean loop.Training?"),
+        ("TEACHER_STEPS=abc", "neither a number, a text in quotes, a tuple nor a @reference"),
+        ("loop.Training.zzz=7", "named 'zzz'."),
+    ],
+)
+def test_a_misspelt_parameter_is_refused_with_the_near_name(param, words):
+    with pytest.raises(UserError) as refused:
+        load_plan("configs/quickstart.gin", [param])
+    assert str(refused.value).endswith(words)
+
+
+@pytest.mark.parametrize(
     ("param", "word"),
     [
         ("loop.Training.stepz=7", "stepz"),

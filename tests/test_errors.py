@@ -1,4 +1,5 @@
 import errno
+import subprocess
 import sys
 
 import pytest
@@ -80,6 +81,14 @@ def test_what_nobody_expected_keeps_its_traceback(monkeypatch, error):
 def test_an_interrupted_command_says_how_to_go_on(run):
     code, _, error = run(failing(KeyboardInterrupt()))
     assert code == 130 and "interrupted: start the same command again to go on" in error
+
+
+def test_a_reader_that_has_gone_ends_a_command_in_silence():
+    code = "from tf_rnnt_kd.errors import run_command\nrun_command(lambda argv: [print('x' * 99) for _ in range(9999)])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
 
 
 def test_an_exit_code_passes_through(run):

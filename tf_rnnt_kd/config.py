@@ -7,6 +7,7 @@ a misspelt macro in silence, so macros that are defined but never used are refus
 import contextlib
 import difflib
 import importlib.util  # noqa: F401  gin.resource_reader uses it without importing it
+import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,26 @@ def _one_line(where: str) -> Iterator[None]:
         TokenError,
     ) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{where}: {lines[0] if lines else type(error).__name__}") from error
+        reason = lines[0] if lines else type(error).__name__
+        if reason.startswith("malformed node"):
+            reason = "the value is neither a number, a text in quotes, a tuple nor a @reference"
+        raise UserError(f"{where}: {reason}{_near_name(reason)}") from error
+
+
+def _near_name(reason: str) -> str:
+    """` did you mean …?` where gin misses a configurable or a parameter and there is one of nearly that name."""
+    parameter = re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", reason)
+    configurable = re.search(r"No configurable matching '(.+)'", reason)
+    if parameter:
+        found = gin.config._REGISTRY.get_all_matches(parameter[1])
+        name, known = parameter[2], {name for each in found for name in inspect.signature(each.wrapped).parameters}
+    elif configurable:
+        name = configurable[1]
+        known = {".".join(selector.split(".")[-2:]) for _, selector in gin.config._CONFIG}
+    else:
+        return ""
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return f" did you mean {near[0]}?" if near else ""
 
 
 def _find(path: str) -> str:

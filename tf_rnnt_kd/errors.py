@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the Python traceback of an erro
 
 # A full disk, a closed one, and a path of an option that is a file where a folder should be.
 _EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
 
 
 class UserError(Exception):
@@ -46,6 +49,9 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         main(argv)
     except UserError as error:
         _fail(error.message)
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more at its end
+        sys.exit(_CLOSED_PIPE)
     except OSError as error:
         if error.errno not in _EXPECTED:
             raise

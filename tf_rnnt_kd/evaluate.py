@@ -41,6 +41,7 @@ def main(argv):
     evaluate_checkpoint(_CHECKPOINT.value, _RECORDS.value, _OUTPUT.value, **heard, **search)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))
     print(format_table([System(name, (read_run(_OUTPUT.value),))]))
+    print(f"\nresults     {_OUTPUT.value}")
     if _LATENCY.value:
         from tf_rnnt_kd.evaluation.latency import evaluate_latency, format_latency
 

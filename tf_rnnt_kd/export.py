@@ -11,7 +11,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the trained mod
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the export; must not exist.", required=True)
 _CHUNK = flags.DEFINE_integer("chunk", None, "Frames of 40 ms heard at once, of those the model was trained on.", 1)
 _BEAM = flags.DEFINE_integer("beam", 8, "Hypotheses of the SavedModel's signature nbest.", 1)
-_TFLITE = flags.DEFINE_enum("tflite", None, ("float32", "int8"), "Write a TFLite file, with these weights.")
+_TFLITE = flags.DEFINE_enum("tflite", None, ("float32", "int8"), "In the folder a TFLite file, with these weights.")
 _STEP_FRAMES = flags.DEFINE_integer("step_frames", 16, "Frames of 40 ms that a step of the TFLite file hears.", 1)
 _SECOND_PASS = flags.DEFINE_bool("second_pass", False, "Export what a cascade hears with full context: no stream.")
 

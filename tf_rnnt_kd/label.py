@@ -10,7 +10,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the new record set.", r
 _CODEC = flags.DEFINE_enum(
     "codec", "factored", ["transcripts", "factored", "lattice"], "What of the teacher is stored."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "In which the targets are stored.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of stored targets; bfloat16: half.")
 _FEATURES = flags.DEFINE_enum("features", "none", ["none", "uint8", "uint16"], "Stored in place of the audio.")
 
 

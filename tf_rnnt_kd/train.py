@@ -19,7 +19,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
 )
 _PROFILE = flags.DEFINE_string("profile", None, "FIRST,LAST: steps of each training to trace for TensorBoard.")
-_ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: do this one alone, its teacher must be finished.")
+_ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: this one alone; plan prepared, teacher finished.")
 
 
 def main(argv):
@@ -27,6 +27,7 @@ def main(argv):
     del argv
     from tf_rnnt_kd import config
     from tf_rnnt_kd.nst import jobs, outline
+    from tf_rnnt_kd.nst.preparation import Prepared
     from tf_rnnt_kd.preemption import leaving_resumable
     from tf_rnnt_kd.training.profiling import parse_steps
     from tf_rnnt_kd.training.strategy import check_name
@@ -34,12 +35,12 @@ def main(argv):
     check_name(_STRATEGY.value)
     profile = parse_steps(_PROFILE.value)
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
+    work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
     if _DRY_RUN.value:
-        print(outline.describe(plan))
+        print(outline.describe(plan, Prepared(os.path.join(work_dir, "records"))))
         return
     if _STRATEGY.value == "multiworker" and _ONLY.value:
         raise UserError("--only with --strategy multiworker: workers carry out whole plans, leave it out")
-    work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
     with leaving_resumable(work_dir, is_child=jobs.is_child()):
         _run(plan, text, work_dir, profile)
 

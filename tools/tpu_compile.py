@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from absl import flags
 
 from tf_rnnt_kd.errors import UserError, run_command
-from tools.tpu_fit import TRAIN, Compiler, Shape, core_shapes, ensure_compiler, read_shape
+from tools.tpu_fit import TRAIN, Compiler, Shape, check_topology, core_shapes, ensure_compiler, read_shape
 
 _TOPOLOGIES = ["v3:2x2x1", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"]
 _CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
@@ -46,6 +46,8 @@ def main(argv):
 
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
     shapes = [read_shape(shape) for shape in _SHAPE.value]
+    for topology in _TOPOLOGY.value:
+        check_topology(topology)
     groups = list(_distinct(plan))
     ensure_compiler()
     compiler = Compiler(pathlib.Path(_CACHE.value), _CONFIG.value, _PARAM.value, text, _LABELS.value)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -95,6 +96,13 @@ def read_shape(text: str) -> Shape:
     return shape
 
 
+def check_topology(topology: str) -> None:
+    """Refuses what is no topology before anything is built for it."""
+    kind, _, size = topology.partition(":")
+    if kind not in _HBM or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", size):
+        raise UserError(f"--topology {topology!r} is none: give one of {', '.join(_HBM)} with its size, as in v4:2x2x1")
+
+
 def ensure_compiler() -> None:
     """Installs constraints-tpu.txt into ./.venv-tpu, where it is not installed yet."""
     pins = _ROOT / "constraints-tpu.txt"
@@ -152,7 +160,8 @@ class Compiler:
             line = {b: total for b, total in known.items() if b <= max(fits, default=0)}
             batch = next_batch(line, refused, available)
         largest = max(fits, default=0)
-        print(f"  {topology:9} largest batch a core: {largest} x {shape.seconds:g} s", flush=True)
+        hbm = f"(of about {available / 1e9:.1f} GB)"
+        print(f"  {topology:9} largest batch a core: {largest} x {shape.seconds:g} s {hbm}", flush=True)
         return largest
 
     def compile(self, generation: str, part: str, shape: Shape, topology: str) -> Answer:
@@ -171,6 +180,7 @@ class Compiler:
         kept = self.folder / f"{key}-{topology.replace(':', '-')}.json"
         if kept.exists():
             return Answer(json.loads(kept.read_text()))
+        print(f"  compiling {generation}, {part}, {shape} for {topology}", file=sys.stderr, flush=True)
         lowered = {"seconds": 0.0, "peak": 0.0}
         if not path.exists():
             lowered = _run(sys.executable, _LOWERING, json.dumps(program), path)

@@ -5,6 +5,7 @@ import pytest
 from tf_rnnt_kd.config import load_plan
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.nst.configuration import begin, find_changes
+from tf_rnnt_kd.preemption import MARKER
 
 CONFIG = """from tests import toy
 
@@ -83,18 +84,38 @@ def test_a_folder_begun_with_another_configuration_is_refused_by_name(work_dir):
     folder = str(work_dir / "run")
     begin(folder, CONFIG)
     begin(folder, CONFIG)
+    (work_dir / "run" / "records").mkdir()
     words = r"begun with another configuration \(STEPS = 4 there, STEPS = 5 now\): .* --allow_config_change"
     with pytest.raises(UserError, match=words):
         begin(folder, CONFIG.replace("STEPS = 4", "STEPS = 5"))
-    assert os.listdir(folder) == ["config.gin"] and (work_dir / "run" / "config.gin").read_text() == CONFIG
+    assert (
+        sorted(os.listdir(folder)) == ["config.gin", "records"]
+        and (work_dir / "run" / "config.gin").read_text() == CONFIG
+    )
+
+
+def test_a_folder_in_which_nothing_was_made_takes_another_configuration(work_dir, capsys):
+    mended = CONFIG.replace("STEPS = 4", "STEPS = 5")
+    begin(str(work_dir), CONFIG)
+    (work_dir / MARKER).write_text("stopped")
+    begin(str(work_dir), mended)
+    assert (work_dir / "config.gin").read_text() == mended and capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="differs from this worker's"):
+        begin(str(work_dir), CONFIG, must_be_equal=True)
+
+
+def test_another_run_file_is_named_by_its_values_and_not_by_its_imports():
+    changes = changed(("from tests import toy", "from tests import tiny"), ("STEPS = 4", "STEPS = 5"))
+    assert list(changes)[0] == "STEPS" and len(changes) == 3
 
 
 def test_a_change_that_is_allowed_is_said_and_the_configurations_before_are_kept(work_dir, capsys):
     other, third = CONFIG.replace("STEPS = 4", "STEPS = 5"), CONFIG.replace("STEPS = 4", "STEPS = 6")
+    (work_dir / "seed-0").mkdir()
     for config in (CONFIG, other, other, third):
         begin(str(work_dir), config, allow_change=True)
     assert capsys.readouterr().out == "  STEPS = 5 from here on, 4 before\n  STEPS = 6 from here on, 5 before\n"
-    assert [(work_dir / name).read_text() for name in sorted(os.listdir(work_dir))] == [CONFIG, other, third]
+    assert [path.read_text() for path in sorted(work_dir.glob("*.gin"))] == [CONFIG, other, third]
 
 
 def test_a_worker_has_the_configuration_of_the_chief_to_the_letter(work_dir):

@@ -44,7 +44,7 @@ def test_the_width_is_that_of_the_widest_level_times_the_seeds():
 
 
 def test_how_many_run_at_once_depends_on_machine_and_plan(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert [choose_at_once(family(), wanted, "auto") for wanted in (0, 1, 3)] == [2, 1, 3]
     assert choose_at_once(family(seeds=(0, 1, 2)), 0, "one_device") == 4
@@ -60,7 +60,7 @@ def test_how_many_run_at_once_depends_on_machine_and_plan(monkeypatch):
 
 def test_threads_are_shared_among_the_processes(monkeypatch):
     calls = []
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", calls.append)
     monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", lambda n: None)
     for at_once in (1, 2, 16):

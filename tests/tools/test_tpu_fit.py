@@ -7,7 +7,7 @@ from tf_rnnt_kd.data.batching import Buckets
 from tf_rnnt_kd.errors import UserError
 from tools import tpu_fit
 from tools.tpu_compiler import legal, one_line
-from tools.tpu_fit import TRAIN, Answer, Compiler, Shape, core_shapes, next_batch, read_shape
+from tools.tpu_fit import TRAIN, Answer, Compiler, Shape, check_topology, core_shapes, next_batch, read_shape
 
 FITS = {"arguments": 7e9, "outputs": 7e9, "aliased": 7e9, "temporaries": 2e9, "code": 1e8, "flops": 3e12}
 EFFORT = {"seconds": 4.0, "peak": 5e9}
@@ -50,6 +50,16 @@ def test_a_core_has_its_part_of_a_batch():
     buckets = Buckets((8.0, 17.0), batch_seconds=4096.0, batch_multiple=64)
     assert core_shapes(buckets) == [Shape(8, 8.0), Shape(3, 17.0)]
     assert core_shapes(Buckets((2.0,), batch_seconds=8.0)) == [Shape(4, 2.0)]
+
+
+def test_a_topology_is_checked_before_anything_is_built():
+    for topology in ("v4:2x2x1", "v5e:2x2", "v6e:4x4", "v5p:2x2x4"):
+        check_topology(topology)
+    for topology in ("v9:2x2", "v4", "v4:", "v4:2", "v4:2x0", "v4:2x2x", "2x2", ""):
+        with pytest.raises(
+            UserError, match=r"is none: give one of v3, v4, v5e, v5p, v6e with its size, as in v4:2x2x1"
+        ):
+            check_topology(topology)
 
 
 def test_a_shape_is_read():
@@ -127,7 +137,7 @@ def test_the_largest_batch_is_printed_with_the_refusal_of_the_next(processes, wo
     assert compiler.find_largest("student", Shape(4, 16.0), "v4:2x2x1") == 9
     lines = capsys.readouterr().out.splitlines()
     assert any("10 x 16 s" in line and "refused: too much" in line for line in lines)
-    assert lines[-1].split() == "v4:2x2x1 largest batch a core: 9 x 16 s".split()
+    assert lines[-1].split() == "v4:2x2x1 largest batch a core: 9 x 16 s (of about 16.4 GB)".split()
 
 
 def test_a_topology_that_there_is_not_is_refused(processes, work_dir):

@@ -1,6 +1,13 @@
+import signal
+import subprocess
+import sys
+import time
+from urllib.error import URLError
+
 import pytest
 import tensorflow as tf
 
+from tests.workers import worker_environments
 from tf_rnnt_kd.data.pipeline import Share
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.training import strategy as module
@@ -67,6 +74,35 @@ def test_workers_have_to_be_told_of_each_other(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{no json")
     with pytest.raises(UserError, match=r"the workers can't be joined \(.*\): check TF_CONFIG"):
         make_strategy("multiworker")
+
+
+def test_a_worker_that_waits_for_the_others_says_so_and_can_be_stopped():
+    told = worker_environments()[0]
+    code = "from tf_rnnt_kd.training.strategy import make_strategy; make_strategy('multiworker')"
+    with subprocess.Popen([sys.executable, "-c", code], env=told, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline().startswith("  joining the workers 127.0.0.1:")
+            time.sleep(2.0)  # by then it waits, deep inside TensorFlow
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == -signal.SIGINT
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (tf.errors.NotFoundError(None, None, "No OpKernel for Op 'ConfigureDistributedTPU'"), "has no TPU support"),
+        (URLError("unknown name"), "unknown name"),
+    ],
+)
+def test_a_tpu_that_is_not_there_is_one_line(monkeypatch, error, words):
+    def fail(tpu):
+        raise error
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", fail)
+    with pytest.raises(UserError, match=f"TPU 'mine' can't be used .*{words}.*: check --tpu"):
+        make_strategy("tpu", "mine")
 
 
 @pytest.mark.parametrize(("process", "address"), [(0, "node1:8888"), (1, "node1:8889"), (2, "node2:8888")])

@@ -158,7 +158,8 @@ def _check_usable(what: str, bucket_of: np.ndarray, skipped: dict[str, int]) -> 
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "there are none"
         raise UserError(
             f"no {what} utterance can be trained on ({reasons}, in all sets): "
-            "check the buckets, the transcripts, or the teacher's word error rate"
+            "check the buckets, the transcripts, or the teacher's word error rate (one that says nothing has to be "
+            "trained longer, in another --work_dir)"
         )
 
 

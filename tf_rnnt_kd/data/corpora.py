@@ -287,7 +287,7 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except (soundfile.SoundFileError, OSError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).removeprefix(f"Error opening {path!r}: ").rstrip(".")
         raise UserError(f"cannot read audio from {path}: {reason}; replace or remove the file") from error
 
 

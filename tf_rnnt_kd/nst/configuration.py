@@ -5,6 +5,7 @@ import re
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.results import write_text
+from tf_rnnt_kd.preemption import MARKER
 from tf_rnnt_kd.progress import say
 
 _FILE = "config.gin"
@@ -44,7 +45,8 @@ def begin(work_dir: str, config: str, *, allow_change: bool = False, must_be_equ
             return
         if must_be_equal:
             raise UserError(f"{path} differs from this worker's configuration: start all workers by the same command")
-        _check_change(work_dir, before, config, allow_change)
+        if not _is_untouched(work_dir):
+            _check_change(work_dir, before, config, allow_change)
     write_text(path, config)
 
 
@@ -52,12 +54,18 @@ def find_changes(before: str, now: str) -> dict[str, tuple[str, str]]:
     """Parameters that may change the result and differ: name -> (value before, value now)."""
     old, new = _read_bindings(before), _read_bindings(now)
     names = [*old, *(name for name in new if name not in old)]
+    names.sort(key=lambda name: " " in name)  # imports last: they follow from something else
     pairs = {name: (old.get(name, "(nothing)"), new.get(name, "(nothing)")) for name in names}
     return {
         name: pair
         for name, pair in pairs.items()
         if pair[0] != pair[1] and not (_is_neutral(name, old) and _is_neutral(name, new))
     }
+
+
+def _is_untouched(work_dir):
+    """Whether nothing was made there yet, so that whoever mends a first attempt has nothing to lose."""
+    return set(os.listdir(work_dir)) <= {_FILE, MARKER}
 
 
 def _check_change(work_dir, before, config, allow_change):

@@ -72,13 +72,18 @@ def choose_at_once(plan: Plan, wanted: int, strategy: str) -> int:
         return wanted
     if strategy not in ("auto", "one_device") or tf.config.list_physical_devices("GPU"):
         return 1
-    return min(width(plan), os.cpu_count() or 1)
+    return min(width(plan), num_cores())
+
+
+def num_cores() -> int:
+    """Cores of this process: a scheduler may have given it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(at_once: int) -> None:
     """Gives each of `at_once` processes its share of the cores."""
     if at_once > 1:
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 1) // at_once))
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // at_once))
         tf.config.threading.set_inter_op_parallelism_threads(2)  # one more, so that input and step overlap
 
 

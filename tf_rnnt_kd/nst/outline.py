@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tf_rnnt_kd.losses.joint_tiles import tile_nodes
 from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
-from tf_rnnt_kd.nst.plan import Decoding, Generation, LabelSet, LanguageModelSpec, Plan
+from tf_rnnt_kd.nst.plan import Corpus, Decoding, Generation, LabelSet, LanguageModelSpec, Plan
+from tf_rnnt_kd.nst.preparation import Prepared
 from tf_rnnt_kd.training.memory import StepShape, step_bytes
 
 _CHARACTERS = 29  # vocabulary assumed where only the corpus can tell: A-Z, apostrophe, space, blank
@@ -16,18 +17,17 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SOUND_BYTES = {None: 32_000, "uint8": 8_000, "uint16": 16_000}  # a second of audio, or of features in its place
 
 
-def describe(plan: Plan) -> str:
-    """Builds every model of the plan and runs one frame through it; returns sizes, steps and storage as text."""
-    vocabulary_size = vocabulary_of(plan)
+def describe(plan: Plan, prepared: Prepared) -> str:
+    """Builds every model of the plan and runs one frame through it; returns sizes, steps and storage as text.
+
+    What is not prepared is not looked for either: its sizes are those that the plan says.
+    """
+    known = prepared.has("tokenizer")
+    vocabulary_size = prepared.tokenizer().vocabulary_size if known else vocabulary_of(plan)
     lines = [f"plan {plan.name}: {len(plan.generations)} generations, {len(plan.seeds)} seed(s)", "", "corpora"]
-    for corpus in plan.corpora:
-        hours = (
-            "size known when prepared"
-            if corpus.hours is None
-            else f"{corpus.hours:g} h, {_sound(corpus.hours, plan.stored_features(corpus))}"
-        )
-        lines.append(f"  {corpus.name}: {'transcribed' if corpus.labelled else 'audio only'}, {hours}")
-    lines.append(f"tokenizer: {plan.tokenizer.kind}, {vocabulary_size} tokens with blank")
+    lines += [f"  {corpus.name}: {_describe_corpus(plan, corpus, prepared)}" for corpus in plan.corpora]
+    guessed = "" if known or plan.tokenizer.vocabulary_size else "about "
+    lines.append(f"tokenizer: {plan.tokenizer.kind}, {guessed}{vocabulary_size} tokens with blank")
     lines += [_describe_language_model(spec, vocabulary_size) for spec in plan.language_models]
     for generation in plan.generations:
         model = _build(generation, vocabulary_size)
@@ -40,6 +40,16 @@ def describe(plan: Plan) -> str:
 def vocabulary_of(plan: Plan) -> int:
     """V, blank included, as far as the plan alone says it."""
     return plan.tokenizer.vocabulary_size or _CHARACTERS
+
+
+def _describe_corpus(plan: Plan, corpus: Corpus, prepared: Prepared) -> str:
+    kind = "transcribed" if corpus.labelled else "audio only"
+    if prepared.has(corpus.name):
+        records = prepared.records(corpus.name)
+        return f"{kind}, {records.num_utterances} utterances, {records.seconds / 3600:.2f} h, prepared"
+    if corpus.hours is None:
+        return f"{kind}, size known when prepared"
+    return f"{kind}, {corpus.hours:g} h, {_sound(corpus.hours, plan.stored_features(corpus))}"
 
 
 def _describe_language_model(spec: LanguageModelSpec, vocabulary_size: int) -> str:

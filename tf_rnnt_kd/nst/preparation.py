@@ -16,6 +16,8 @@ from tf_rnnt_kd.nst.plan import Corpus, Plan
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
+_FINISHED = {"tokenizer": "tokenizer.json"}  # the file that is written last
+
 
 class Prepared:
     """What preparation leaves in `folder`: `tokenizer/` and one record set a corpus."""
@@ -27,6 +29,10 @@ class Prepared:
         """The shared tokenizer."""
         return load_tokenizer(os.path.join(self.folder, "tokenizer"))
 
+    def has(self, name: str) -> bool:
+        """Whether a corpus, or the "tokenizer", is there."""
+        return os.path.exists(os.path.join(self.folder, name, _FINISHED.get(name, "manifest.json")))
+
     def records(self, corpus: str) -> RecordSet:
         """A corpus, refused if another tokenizer wrote its labels."""
         return open_records(os.path.join(self.folder, corpus), tokenizer_hash=self.tokenizer().hash)
@@ -35,11 +41,11 @@ class Prepared:
 def prepare(plan: Plan, folder: str) -> Prepared:
     """Trains the tokenizer and writes every corpus of the plan that is not there yet."""
     prepared = Prepared(folder)
-    missing = [c for c in plan.corpora if not os.path.exists(os.path.join(folder, c.name, "manifest.json"))]
+    missing = [corpus for corpus in plan.corpora if not prepared.has(corpus.name)]
     if not missing:
         return prepared
     listed = {corpus.name: corpus.utterances() for corpus in missing}
-    if not os.path.exists(os.path.join(folder, "tokenizer", "tokenizer.json")):
+    if not prepared.has("tokenizer"):
         spec = plan.tokenizer
         utterances = [u for name in spec.corpora for u in listed.get(name) or plan.corpus(name).utterances()]
         train_tokenizer(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ import tensorflow as tf
 from tf_rnnt_kd.data.pipeline import Share
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.preemption import listen
+from tf_rnnt_kd.progress import say
 
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "one_device")
 
@@ -111,12 +113,26 @@ def _rank(strategy):
 
 def _multiworker(_):
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(_cluster())
+        cluster = _cluster()
+        workers = ", ".join(address for each in cluster.cluster_spec().as_dict().values() for address in each)
+        say(f"  joining the workers {workers}: nothing happens until all of them are there")
+        with _mortal():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster)
     except (ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the workers can't be joined ({reason}): check TF_CONFIG, or the Slurm step") from error
     listen()  # TensorFlow's coordination service has taken SIGTERM for itself
     return strategy
+
+
+@contextlib.contextmanager
+def _mortal() -> Iterator[None]:
+    """Within, Ctrl-C ends the process at once: Python's own handler waits until TensorFlow comes back."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cluster():
@@ -143,8 +159,10 @@ def _tpu(tpu):
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except (ValueError, tf.errors.OpError, SystemError) as error:
+    except (ValueError, tf.errors.OpError, SystemError, OSError) as error:
         reason = str(error).splitlines()[0]
+        if "ConfigureDistributedTPU" in reason:
+            reason = "this TensorFlow has no TPU support: install tensorflow-tpu, as the README says"
         raise UserError(f"TPU {tpu or 'local'!r} can't be used ({reason}): check --tpu and the TPU's state") from error
 
 
