@@ -5,14 +5,15 @@ Then `--param 'loop.Training.input_servers=("this-machine:5050",)'`. The records
 
 import argparse
 
-from tf_rnnt_kd.data.input_servers import serve_input
-
 
 def main():
     """Starts the server and waits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=5050, help="0 for a free one, which is printed")
-    dispatcher, worker = serve_input(parser.parse_args().port)
+    port = parser.parse_args().port
+    from tf_rnnt_kd.data.input_servers import serve_input  # TensorFlow, which takes seconds and talks
+
+    dispatcher, worker = serve_input(port)
     print(f"input server on port {dispatcher.target.rsplit(':', 1)[1]}", flush=True)
     worker.join()
 

@@ -48,12 +48,15 @@ def prepare(plan: Plan, folder: str) -> Prepared:
     if not prepared.has("tokenizer"):
         spec = plan.tokenizer
         utterances = [u for name in spec.corpora for u in listed.get(name) or plan.corpus(name).utterances()]
-        train_tokenizer(
+        tokenizer = train_tokenizer(
             [_transcript(u) for u in utterances],
             os.path.join(folder, "tokenizer"),
             kind=spec.kind,
             vocabulary_size=spec.vocabulary_size,
         )
+        # Two alphabets in place of one, or digits, are seen at once.
+        letters = "".join(sorted({letter for piece in tokenizer.pieces for letter in piece})).strip()
+        say(f"  tokenizer: {tokenizer.vocabulary_size} labels over the characters {letters}")
     for corpus in missing:
         _write(corpus, listed[corpus.name], prepared, plan.records_per_shard, plan.stored_features(corpus))
     return prepared
