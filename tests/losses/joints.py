@@ -8,7 +8,7 @@ from tf_rnnt_kd.losses import JointInputs, joint_tile_losses
 
 
 def large_batch(seed: int, **sizes) -> JointBatch:
-    """Lattices of several blocks: 18, of which 9 are padding, and 6, 2 and 1 belong to the three utterances."""
+    """Lattices of several blocks: 27, of which 15 are padding, and 9, 2 and 1 belong to the three utterances."""
     return joint_batch(seed, frames=37, labels=11, lengths=((37, 20, 5), (11, 3, 0)), **sizes)
 
 

@@ -129,7 +129,7 @@ def test_each_tile_of_the_teacher_is_made_once(monkeypatch):
 
     monkeypatch.setattr(joint_tiles, "_teacher_logits", recording)
     value_and_gradient(batch, frames_per_tile=1, weights=WEIGHTS._replace(kl=np.ones([3], np.float32)))
-    assert made == [1] * 9  # the blocks that are no padding
+    assert made == [1] * 12  # the blocks that are no padding
 
 
 @pytest.mark.parametrize(("kept_blocks", "made_again"), [(0, [4, 4]), (4, [4, 4]), (9, [4]), (12, [])])
@@ -143,10 +143,10 @@ def test_tiles_are_kept_as_memory_allows(monkeypatch, kept_blocks, made_again):
         return make(task, student, blocks)
 
     monkeypatch.setattr(joint_tiles, "make_tile", recording)
-    monkeypatch.setattr(joint_tiles, "TILE_FLOATS", 600 * (3 * 5 + 5 * 6))  # 600 nodes are 4 blocks
+    monkeypatch.setattr(joint_tiles, "TILE_FLOATS", 300 * (3 * 5 + 5 * 6))  # 300 nodes are 4 blocks
     monkeypatch.setattr(joint_tiles, "KEPT_FLOATS", kept_blocks * BLOCK_NODES * 6)
     assert_same(value_and_gradient(batch), whole, atol=1e-4)
-    # 9 blocks are no padding; for the gradient those that are not in a kept tile, of which there is at least one.
+    # 12 blocks are no padding; for the gradient those that are not in a kept tile, of which there is at least one.
     assert made == [4, 4, 4, *made_again]
     made.clear()
     value_and_gradient(batch._replace(teacher=None))

@@ -68,7 +68,7 @@ def test_the_size_of_the_tiles_changes_nothing(make):
         assert_same(value_and_gradient(batch, frames_per_tile=frames_per_tile), whole, atol=1e-4)
 
 
-@pytest.mark.parametrize(("frames", "labels"), [(15, 7), (16, 7), (17, 8), (32, 15), (33, 16)])
+@pytest.mark.parametrize(("frames", "labels"), [(15, 3), (16, 7), (17, 8), (32, 15), (33, 4)])
 def test_lattices_at_the_edges_of_blocks(frames, labels):
     lengths = (frames, max(frames - 16, 1)), (labels, max(labels - 8, 0))
     batch = clean(joint_batch(1, frames=frames, labels=labels, lengths=lengths))
@@ -149,21 +149,21 @@ def test_tiles_are_cut_by_memory_and_the_first_is_kept(monkeypatch):
     batch = clean(large_batch(4))
     whole = value_and_gradient(batch)
     sizes = recorded_tiles(monkeypatch)
-    monkeypatch.setattr(joint_tiles, "TILE_FLOATS", 600 * (3 * 5 + 5 * 6))
+    monkeypatch.setattr(joint_tiles, "TILE_FLOATS", 300 * (3 * 5 + 5 * 6))
     assert_same(value_and_gradient(batch), whole, atol=1e-4)
-    # 600 nodes are 4 blocks; 9 blocks are no padding; for the gradient the 5 that are not in the first tile.
+    # 300 nodes are 4 blocks; 12 blocks are no padding; for the gradient the 8 that are not in the first tile.
     assert sizes == [4, 4, 4, 4, 4]
 
 
 def test_one_tile_is_made_once(monkeypatch):
     sizes = recorded_tiles(monkeypatch)
     value_and_gradient(clean(large_batch(4)))
-    assert sizes == [18]
+    assert sizes == [27]
 
 
 def test_padding_is_never_made(monkeypatch):
     batch = large_batch(5)
-    batch = batch._replace(num_frames=np.array([5, 3, 0], np.int32), num_labels=np.array([4, 2, 0], np.int32))
+    batch = batch._replace(num_frames=np.array([5, 3, 0], np.int32), num_labels=np.array([3, 2, 0], np.int32))
     sizes = recorded_tiles(monkeypatch)
     value_and_gradient(batch, frames_per_tile=1)
     assert len(sizes) == 2 + 1  # two blocks, one of them kept for the gradient
@@ -179,7 +179,7 @@ def test_blocks_whose_gradient_is_negligible_are_not_made_again(monkeypatch, els
     sizes = recorded_tiles(monkeypatch)
     found = node_gradient(batch, weights, frames_per_tile=1)
     assert_same(found, wanted)
-    assert len(sizes) == 9 + 2
+    assert len(sizes) == 12 + 2
     touched = np.any(found.encoded.numpy() != 0, axis=2)
     assert np.argwhere(np.abs(found.encoded).max(axis=2) > 1e-6).tolist() == [[0, 33], [1, 2]]
     assert not np.any(touched[2])
@@ -197,7 +197,7 @@ def test_an_utterance_without_weight_costs_no_second_tile(monkeypatch):
     batch = large_batch(8)
     sizes = recorded_tiles(monkeypatch)
     node_gradient(batch, np.array([0.0, 0.0, 1.0], np.float32)[:, None, None] * np.ones((3, 37, 12)), frames_per_tile=1)
-    assert len(sizes) == 9 + 1
+    assert len(sizes) == 12 + 1
 
 
 @pytest.mark.parametrize(

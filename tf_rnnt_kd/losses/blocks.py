@@ -5,7 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 BLOCK_FRAMES = 16
-BLOCK_COLUMNS = 8
+BLOCK_COLUMNS = 4
 BLOCK_NODES = BLOCK_FRAMES * BLOCK_COLUMNS
 
 
@@ -25,13 +25,13 @@ class Grid(NamedTuple):
         return -(-self.batch * self.rows * self.stripes // self.blocks_per_tile)
 
     def cut(self, values: tf.Tensor) -> tf.Tensor:
-        """[B, T, U+1] to [B rows stripes, 16, 8]."""
+        """[B, T, U+1] to [B rows stripes, 16, 4]."""
         values = padded(padded(values, 1, BLOCK_FRAMES), 2, BLOCK_COLUMNS)
         values = tf.reshape(values, [self.batch, self.rows, BLOCK_FRAMES, self.stripes, BLOCK_COLUMNS])
         return tf.reshape(tf.transpose(values, [0, 1, 3, 2, 4]), [-1, BLOCK_FRAMES, BLOCK_COLUMNS])
 
     def join(self, blocks: tf.Tensor) -> tf.Tensor:
-        """[B rows stripes, 16, 8] to [B, T, U+1]."""
+        """[B rows stripes, 16, 4] to [B, T, U+1]."""
         values = tf.reshape(blocks, [self.batch, self.rows, self.stripes, BLOCK_FRAMES, BLOCK_COLUMNS])
         values = tf.transpose(values, [0, 1, 3, 2, 4])
         values = tf.reshape(values, [self.batch, self.rows * BLOCK_FRAMES, self.stripes * BLOCK_COLUMNS])

@@ -174,7 +174,7 @@ def joint_total(
 
 
 def _in_lattice(task: Task, values: list[tf.Tensor]) -> list[tf.Tensor]:
-    """[B rows stripes, 16, 8] to [B, T, U+1], 0 in padding."""
+    """[B rows stripes, 16, 4] to [B, T, U+1], 0 in padding."""
     return [task.grid.join(tf.where(task.mask, blocks, 0.0)) for blocks in values]
 
 
@@ -182,7 +182,7 @@ class _Visited(NamedTuple):
     """What the first pass leaves for the gradient.
 
     Attributes:
-      kept: from places [G] in its list, below `num_kept`, to the logits of these blocks, [G, 16 * 8 * V].
+      kept: from places [G] in its list, below `num_kept`, to the logits of these blocks, [G, 16 * 4 * V].
       num_kept: how many blocks at the head of the list have theirs kept.
       place: [B rows stripes] int32, where each block stood in the list, -1 for not.
     """
@@ -200,7 +200,7 @@ class _Sums(NamedTuple):
 
 
 def _first_pass(task: Task, student: JointInputs, kept_tiles: int | tf.Tensor) -> tuple[list[tf.Tensor], _Visited]:
-    """log_blank, log_label and divergence, [B rows stripes, 16, 8] each."""
+    """log_blank, log_label and divergence, [B rows stripes, 16, 4] each."""
     tiles, place, count = task.grid.listed(tf.reduce_any(task.mask, axis=[1, 2]))
     count = tf.maximum(count, 1)  # of a batch without any frame too, for the shapes
     at_once = task.grid.blocks_per_tile
@@ -224,7 +224,7 @@ def _first_pass(task: Task, student: JointInputs, kept_tiles: int | tf.Tensor) -
     within = tf.minimum(count, kept_tiles)
     index, array, kept = tf.while_loop(lambda index, *_: index < within, keep, (0, array, kept), parallel_iterations=1)
     array = tf.while_loop(lambda index, _: index < count, pass_by, (index, array), parallel_iterations=1)[1]
-    values = tf.transpose(array.stack(), [1, 0, 2, 3, 4])  # [3, K, G, 16, 8]
+    values = tf.transpose(array.stack(), [1, 0, 2, 3, 4])  # [3, K, G, 16, 4]
     values = tf.reshape(values, [3, -1, BLOCK_FRAMES, BLOCK_COLUMNS])
     values = tf.unstack(tf.gather(values, tf.maximum(place, 0), axis=1))  # not on the list: anything
     return values, _Visited(kept.gather, num_kept, place)
@@ -254,7 +254,7 @@ def _second_pass(
     grid = task.grid
     # What lies in padding has no gradient, whatever a caller adds up.
     upstream = [tf.where(task.mask, grid.cut(values), 0.0) for values in upstream]
-    upstream = tf.stack(upstream)  # [3, B rows stripes, 16, 8]
+    upstream = tf.stack(upstream)  # [3, B rows stripes, 16, 4]
     size = tf.abs(upstream)
     size = tf.where(tf.math.is_nan(size), float("inf"), size)  # a maximum may pass over NaN, which must stay visible
     largest = tf.reduce_max(size, axis=[0, 2, 3])  # [B rows stripes]
@@ -288,7 +288,7 @@ def _over_list(
     upstream: tf.Tensor,
     sums: _Sums,
 ) -> _Sums:
-    """Adds what the wanted blocks give; upstream is [3, B rows stripes, 16, 8]."""
+    """Adds what the wanted blocks give; upstream is [3, B rows stripes, 16, 4]."""
     tiles, place, count = task.grid.listed(wanted)
     kernel_transposed = tf.transpose(student.kernel)  # a product with it as it is costs a third more on CPUs
 
@@ -297,7 +297,7 @@ def _over_list(
         # The last tile is filled up with blocks that are not on the list, or are there already.
         at_once = task.grid.blocks_per_tile
         listed = tf.gather(place, tile.blocks) == index * at_once + tf.range(at_once)
-        own = tf.where(listed[:, None, None], tf.gather(upstream, tile.blocks, axis=1), 0.0)  # [3, G, 16, 8]
+        own = tf.where(listed[:, None, None], tf.gather(upstream, tile.blocks, axis=1), 0.0)  # [3, G, 16, 4]
         own = tf.unstack(tf.reshape(own, [3, -1]))
         gradient = _add_gradient(task, kernel_transposed, sums.gradient, tile, own)
         return index + 1, _Sums(gradient, _add_divergence(task, sums.divergence, tile, own[2]))

@@ -1,6 +1,6 @@
 """The joint network tile by tile: the lattice's logits never exist as a whole.
 
-The lattice is cut into blocks of 16 frames by 8 columns, and a tile is as many blocks as memory allows, taken from a
+The lattice is cut into blocks of 16 frames by 4 columns, and a tile is as many blocks as memory allows, taken from a
 list (`joint_passes`).
 """
 
@@ -41,9 +41,9 @@ class Task(NamedTuple):
     """What all tiles have in common; tensors are cut into blocks, but for stored logits."""
 
     grid: Grid
-    mask: tf.Tensor  # [B rows stripes, 16, 8] bool, nodes of an utterance
+    mask: tf.Tensor  # [B rows stripes, 16, 4] bool, nodes of an utterance
     teacher: JointInputs | tf.Tensor | None
-    upcoming: tf.Tensor  # [B stripes, 8]
+    upcoming: tf.Tensor  # [B stripes, 4]
     node: NodeTask
     product_dtype: tf.DType
 
@@ -139,7 +139,7 @@ def tile_again(task: Task, student: JointInputs, blocks: tf.Tensor, logits: tf.T
 
 
 def _tile(task: Task, blocks: tf.Tensor, hidden: tf.Tensor, logits: tf.Tensor) -> Tile:
-    upcoming = tf.gather(task.upcoming, task.grid.origin(blocks)[1])[:, None]  # [G, 1, 8]
+    upcoming = tf.gather(task.upcoming, task.grid.origin(blocks)[1])[:, None]  # [G, 1, 4]
     upcoming = tf.reshape(tf.tile(upcoming, [1, BLOCK_FRAMES, 1]), [-1])  # [n]
     return Tile(blocks, hidden, logits, _teacher_logits(task, blocks), upcoming)
 
@@ -181,13 +181,13 @@ def _stored_logits(grid: Grid, logits: tf.Tensor, blocks: tf.Tensor) -> tf.Tenso
     column = (stripe % grid.stripes)[:, None] * BLOCK_COLUMNS + tf.range(BLOCK_COLUMNS)  # [G, 8]
     frame, column = tf.minimum(frame, grid.frames - 1), tf.minimum(column, grid.columns - 1)
     node = (row // grid.rows)[:, None] * grid.frames + frame  # [G, 16], the frame's place in the batch
-    node = node[:, :, None] * grid.columns + column[:, None]  # [G, 16, 8]
+    node = node[:, :, None] * grid.columns + column[:, None]  # [G, 16, 4]
     vocabulary = sizes(logits)[3]
     return tf.gather(tf.reshape(logits, [-1, vocabulary]), tf.reshape(node, [-1]))
 
 
 def cut(inputs: JointInputs) -> JointInputs:
-    """Frames [B rows, 16, D] and columns [B stripes, 8, D]."""
+    """Frames [B rows, 16, D] and columns [B stripes, 4, D]."""
     encoded = padded(inputs.encoded, 1, BLOCK_FRAMES)
     predicted = padded(inputs.predicted, 1, BLOCK_COLUMNS)
     width = sizes(inputs.kernel)[0]
