@@ -56,6 +56,7 @@ def prepare(plan: Plan, folder: str) -> Prepared:
         )
         # Two alphabets in place of one, or digits, are seen at once.
         letters = "".join(sorted({letter for piece in tokenizer.pieces for letter in piece})).strip()
+        letters = letters if len(letters) <= 100 else f"{letters[:100]}… ({len(letters)} in all)"
         say(f"  tokenizer: {tokenizer.vocabulary_size} labels over the characters {letters}")
     for corpus in missing:
         _write(corpus, listed[corpus.name], prepared, plan.records_per_shard, plan.stored_features(corpus))
