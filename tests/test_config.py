@@ -126,34 +126,21 @@ def test_a_macro_in_a_file_that_nothing_reads_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("param", "words"),
     [
-        ("loop.Training.stepz=7", "did you mean steps?"),
+        ("loop.Training.stepz=7", "parameter named 'stepz'. did you mean steps?"),
         ("teacher/loop.Training.clip=7", "did you mean clip_norm?"),
-        ("loop.Trainin.steps=7", "did you mean loop.Training?"),
+        ("loop.Training.zzz=7", "parameter named 'zzz'."),
+        ("loop.Trainin.steps=7", "'loop.Trainin'. did you mean loop.Training?"),
+        ("nowhere.at_all.x=7", "'nowhere.at_all'."),
         ("TEACHER_STEPS=abc", "neither a number, a text in quotes, a tuple nor a @reference"),
-        ("loop.Training.zzz=7", "named 'zzz'."),
-    ],
-)
-def test_a_misspelt_parameter_is_refused_with_the_near_name(param, words):
-    with pytest.raises(UserError) as refused:
-        load_plan("configs/quickstart.gin", [param])
-    assert str(refused.value).endswith(words)
-
-
-@pytest.mark.parametrize(
-    ("param", "word"),
-    [
-        ("loop.Training.stepz=7", "stepz"),
-        ("loop.Trainin.steps=7", "Trainin"),
-        ("nowhere.at_all.x=7", "nowhere"),
-        ("TEACHER_STEPS=", "TEACHER_STEPS"),
+        ("TEACHER_STEPS=", "is not of the form NAME=value"),
         ("TEACHER_STEPS=(1", ""),
     ],
 )
-def test_a_misspelt_parameter_or_value_is_one_line_that_names_it(param, word):
+def test_a_misspelt_parameter_or_value_is_one_line_that_names_it(param, words):
     with pytest.raises(UserError) as refused:
         load_plan("configs/quickstart.gin", [param])
     message = str(refused.value)
-    assert word in message and "\n" not in message and message.startswith(f"--param {param!r}")
+    assert message.endswith(words) and "\n" not in message and message.startswith(f"--param {param!r}")
 
 
 @pytest.mark.parametrize("param", ["STEPS", "=7", "STEPS 7", "include 'x'", ""])

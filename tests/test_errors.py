@@ -71,7 +71,15 @@ def test_a_full_disk_without_a_name_says_so_without_one(run):
     assert code == 2 and "None" not in error and error.startswith("error: No space left on device: make room")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), ZeroDivisionError("a bug"), ValueError("a bug")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "broken"),
+        BrokenPipeError(errno.EPIPE, "of another"),
+        ZeroDivisionError("a bug"),
+        ValueError("a bug"),
+    ],
+)
 def test_what_nobody_expected_keeps_its_traceback(monkeypatch, error):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(type(error)):

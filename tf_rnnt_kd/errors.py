@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import signal
 import sys
 import traceback
@@ -49,7 +50,9 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         main(argv)
     except UserError as error:
         _fail(error.message)
-    except BrokenPipeError:  # `| head`
+    except BrokenPipeError:
+        if not _is_unheard():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more at its end
         sys.exit(_CLOSED_PIPE)
     except OSError as error:
@@ -60,6 +63,13 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: start the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_unheard() -> bool:
+    """Whether whoever read the output has gone, as `head` does; another pipe that breaks is a fault."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _load_tensorflow_quietly() -> None:

@@ -17,7 +17,8 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LOWERING, _COMPILER = (_ROOT / "tools" / f"tpu_{name}.py" for name in ("lowering", "compiler"))
 ENVIRONMENT = _ROOT / ".venv-tpu"
 TRAIN = "train"  # the part of a plan that is a training step; any other is the beam of a search: "1", "8"
-# HBM that the compiler gives a core, in GiB. Only guesses follow from it: the compiler decides.
+# HBM that the compiler gives a core, in GiB. These are the kinds there are; from the sizes only guesses
+# follow: the compiler decides.
 _HBM = {"v3": 15.48, "v4": 15.25, "v5e": 15.75, "v5p": 95.0, "v6e": 31.24}
 
 
