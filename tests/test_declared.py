@@ -243,3 +243,24 @@ def test_what_is_no_object_at_all_is_one_line(artefact):
         with pytest.raises(UserError, match="damaged|can be read"):
             artefact.read()
     artefact.path.write_bytes(original)
+
+
+@pytest.mark.parametrize("name", ["transducer", "causal", "language_model"])
+def test_other_numbers_give_another_model_or_one_line(tmp_path_factory, name):
+    """Widths that do not fit the weights, heads that do not divide the width, and models larger than any memory."""
+    artefact = MAKERS[name](tmp_path_factory.mktemp("numbers") / "artefact")
+    document = json.loads(artefact.path.read_bytes())
+    refused = 0
+    for place in places(document["architecture"]):
+        value = at(document["architecture"], place)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        for other in (0, value + 1, 3 * value, 2**20):
+            altered = changed(document["architecture"], place, other)
+            artefact.path.write_text(dump({**document, "architecture": altered}, signed=True))
+            try:
+                artefact.read()
+            except UserError as error:
+                assert "\n" not in error.message
+                refused += 1
+    assert refused > 10
