@@ -161,7 +161,15 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSet:
-    """A corpus labelled by a generation: shared by every student with the same teacher."""
+    """A corpus labelled by a generation: shared by every student that wants the same of the same teacher.
+
+    Attributes:
+      teacher: name of the generation.
+      corpus: name of the corpus.
+      codec: how its lattice is stored; None for transcripts alone.
+      dtype: in which; of transcripts "float32", whatever was asked for.
+      features: how features are stored in place of audio; None for audio.
+    """
 
     teacher: str
     corpus: str
@@ -171,8 +179,9 @@ class LabelSet:
 
     @property
     def name(self) -> str:
-        """Folder below the teacher's."""
-        return f"{self.corpus}-{self.codec or 'transcripts'}"
+        """Folder below the teacher's: no two different sets share it."""
+        what = [self.codec or "transcripts", *([self.dtype] if self.dtype != "float32" else [])]
+        return "-".join([self.corpus, *what, *([self.features] if self.features else [])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +254,9 @@ class Plan:
         """
         fellows = [g for g in self.generations if g.teacher == generation.teacher and g.codec]
         owner = generation if generation.codec or not fellows else fellows[0]
+        dtype = owner.targets_dtype if owner.codec else "float32"
         return [
-            LabelSet(generation.teacher, corpus, owner.codec, owner.targets_dtype, self.corpus(corpus).features)
+            LabelSet(generation.teacher, corpus, owner.codec, dtype, self.corpus(corpus).features)
             for corpus in generation.unlabelled
         ]
 
