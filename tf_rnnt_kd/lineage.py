@@ -40,7 +40,7 @@ class Lineage(pydantic.BaseModel):
       hash: of the artefact; None until it is finished.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True)
 
     kind: str
     inputs: dict[str, pydantic.JsonValue]
