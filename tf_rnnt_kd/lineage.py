@@ -58,7 +58,7 @@ def lineage_path(artefact: str) -> str:
 
 def begin(
     artefact: str, kind: str, inputs: Mapping[str, Any], places: Mapping[str, Any], *, anew: bool = False
-) -> None:
+) -> bool:
     """Says what is about to be made from what, or makes sure that what is there was made from the same.
 
     Args:
@@ -67,6 +67,9 @@ def begin(
       inputs: hashes and settings that decide its content.
       places: paths of those inputs that have a hash, by the same names.
       anew: whatever is there will be overwritten, so it need not fit.
+
+    Returns:
+      Whether something was begun there already, which fits.
 
     Raises:
       UserError: what is there was made from something else.
@@ -79,6 +82,7 @@ def begin(
         name = os.path.basename(artefact) if os.path.splitext(artefact)[1] in _EXTENSIONS else "."
         given = {"inputs": _plain(inputs), "places": _relative(_folder(artefact), places)}
         _write(artefact, Lineage(kind=kind, code=code_version(), name=name, hash=None, **given))
+    return found is not None
 
 
 def finish(artefact: str, artefact_hash: str) -> None:
@@ -99,7 +103,9 @@ def read_lineage(artefact: str) -> Lineage | None:
 
 
 def examine(artefact: str, hash_of: Callable[[str], str | None]) -> list[str]:
-    """One phrase for each thing that no longer is what the artefact was made from; the artefact itself counts too.
+    """One phrase for each thing that no longer is what the artefact was made from.
+
+    The artefact itself counts too, unless it is not there: then nothing is wrong but that it has to be made.
 
     Args:
       artefact: path of a folder or file.
@@ -110,7 +116,7 @@ def examine(artefact: str, hash_of: Callable[[str], str | None]) -> list[str]:
         return ["it has no lineage: another version made it, or it was copied"]
     changes = find_changes(found.inputs, _looked_up(found.inputs, found.places, _folder(artefact), hash_of))
     now = hash_of(artefact)
-    if found.hash is not None and now != found.hash:
+    if None not in (found.hash, now) and now != found.hash:
         changes.append(f"it was {shown(found.hash)}, is {shown(now)}")
     return changes
 

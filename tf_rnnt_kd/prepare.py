@@ -1,5 +1,7 @@
 """`python -m tf_rnnt_kd.prepare --config FILE --output DIR`: the tokenizer and record sets of a plan."""
 
+import os
+
 from absl import flags
 
 from tf_rnnt_kd.errors import run_command
@@ -7,17 +9,21 @@ from tf_rnnt_kd.errors import run_command
 _CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the tokenizer and the record sets.", required=True)
 _PARAM = flags.DEFINE_multi_string("param", [], "Overrides a macro or binding of the config: NAME=value.")
+_REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from other transcripts, audio or settings.")
 
 
 def main(argv):
     """Loads the plan and prepares its corpora."""
     del argv
     from tf_rnnt_kd.config import load_plan
+    from tf_rnnt_kd.files import write_text
+    from tf_rnnt_kd.nst import configuration
     from tf_rnnt_kd.nst.preparation import prepare
     from tf_rnnt_kd.progress import say
 
-    plan, _ = load_plan(_CONFIG.value, _PARAM.value)
-    tokens = prepare(plan, _OUTPUT.value).tokenizer().vocabulary_size
+    plan, text = load_plan(_CONFIG.value, _PARAM.value)
+    tokens = prepare(plan, _OUTPUT.value, remake=_REMAKE.value).tokenizer().vocabulary_size
+    write_text(os.path.join(_OUTPUT.value, configuration.FILE), text)
     names = [corpus.name for corpus in plan.corpora]
     say(f"  {_OUTPUT.value}: a tokenizer of {tokens} labels, {len(names)} record sets: {', '.join(names)}")
 

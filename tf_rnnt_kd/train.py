@@ -18,6 +18,7 @@ _JOBS = flags.DEFINE_integer("jobs", 0, "Generations trained side by side; 0: on
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
 )
+_REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from data, labels or a teacher that changed.")
 _PROFILE = flags.DEFINE_string("profile", None, "FIRST,LAST: steps of each training to trace for TensorBoard.")
 _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: this one alone; plan prepared, teacher finished.")
 
@@ -52,28 +53,29 @@ def _run(plan, text, work_dir, profile):
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
     jobs.keep_memory()
-    begin = functools.partial(configuration.begin, work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
+    start = run.Start(plan, work_dir, text, remake=_REMAKE.value, profile=profile)
+    begin = functools.partial(
+        configuration.begin,
+        work_dir,
+        text,
+        allow_change=_ALLOW_CONFIG_CHANGE.value,
+        is_finished=lambda: run.is_complete(start),
+    )
     if _STRATEGY.value == "multiworker":
         with end_with_others():
-            table = run.run_together(plan, work_dir, begin, make_strategy(_STRATEGY.value), profile=profile)
+            table = run.run_together(start, begin, make_strategy(_STRATEGY.value))
             _show(table, work_dir)
         return
     begin()
     if _ONLY.value:
         jobs.end_with_parent()
         job, strategy = jobs.find_job(plan, _ONLY.value), make_strategy(_STRATEGY.value, _TPU.value)
-        run.run_job(plan, job, work_dir, strategy, profile=profile)
+        run.run_job(start, job, strategy)
         return
     children = jobs.Children(
         lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once
     )
-    table = run.run_plan(
-        plan,
-        work_dir,
-        lambda: make_strategy(_STRATEGY.value, _TPU.value),
-        children if at_once > 1 else None,
-        profile=profile,
-    )
+    table = run.run_plan(start, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None)
     _show(table, work_dir)
 
 

@@ -35,12 +35,14 @@ class Utterance:
       speaker: who speaks.
       text: the transcript, or None for unlabelled speech.
       load: gives [S] int16 mono samples at 16 kHz.
+      source: what `load` reads, as text that changes when that does; empty where nobody can tell.
     """
 
     id: str
     speaker: str
     text: str | None
     load: Callable[[], np.ndarray]
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tf_rnnt_kd.data import schema, shards
 from tf_rnnt_kd.data.records import JOINT, RecordSet, open_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features import stored
+from tf_rnnt_kd.lineage import fingerprint
 
 PLAN = "plan.json"
 
@@ -43,7 +44,8 @@ def write_records(
 
     Args:
       folder: made if missing; nothing else may live in it.
-      items: what to write; attributes `id`, where items have them, must differ and are part of the set's identity.
+      items: what to write; attributes `id`, where items have them, must differ; they, `text` and `source` are part of
+        the set's identity.
       to_records: from consecutive items to their records, in order; it may leave items out.
       manifest: settings that decide the content, as JSON: `tokenizer_hash` (None for unlabelled audio), `sample_rate`
         in Hz, `targets` (a `TargetsSpec` as a dict, or None), `source` and whatever else tells this set from another;
@@ -93,7 +95,9 @@ def _make_plan(
     identity = {
         "schema_version": schema.version_of(manifest),
         "items": len(items),
-        "items_sha256": shards.sha256_of("\n".join(ids).encode()),
+        "items_sha256": fingerprint(ids),
+        "texts_sha256": fingerprint(str(getattr(item, "text", None) or "") for item in items),
+        "sources_sha256": fingerprint(str(getattr(item, "source", "")) for item in items),
         "records_per_shard": records_per_shard,
         "joint_sha256": shards.sha256_of(_joint_bytes(joint)) if joint else None,
     }

@@ -54,7 +54,7 @@ class RecordSet:
       manifest: the content of `manifest.json`; `utterances`, `seconds` and `skipped` are the counts.
       shards: paths, in order.
       index: one entry per utterance, in the order of the items it was written from.
-      hash: sha256 of the manifest, which holds the checksums of everything else.
+      hash: see `content_hash`.
     """
 
     folder: str
@@ -148,6 +148,23 @@ class RecordSet:
                 raise shards.damaged(path, "its sha256 differs from the manifest's")
 
 
+def content_hash(manifest: dict[str, Any]) -> str:
+    """sha256 over what records hold, by the checksums of their shards, and over how they are to be read.
+
+    Where they came from does not count: a set that is prepared again from audio that was only copied has the same hash.
+    """
+    content = {
+        name: manifest.get(name) for name in ("tokenizer_hash", "sample_rate", "targets", "features", "joint_sha256")
+    }
+    return shards.sha256_of(shards.dump_json({**content, "shards": [entry["sha256"] for entry in manifest["shards"]]}))
+
+
+def records_hash(folder: str) -> str | None:
+    """`RecordSet.hash` of what is in a folder; None where there is no finished set."""
+    path = os.path.join(folder, shards.MANIFEST)
+    return content_hash(_load_manifest(path)) if os.path.exists(path) else None
+
+
 def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet:
     """Opens a finished set, after checks that cost no reading of shards (see `RecordSet.verify` for those).
 
@@ -175,7 +192,7 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
         shards.check_size(shard, entry["num_bytes"])
     if manifest["joint_sha256"]:
         shards.load_arrays(os.path.join(folder, JOINT), manifest["joint_sha256"])
-    return RecordSet(folder, manifest, paths, _load_indices(paths, manifest), shards.sha256_of_file(path))
+    return RecordSet(folder, manifest, paths, _load_indices(paths, manifest), content_hash(manifest))
 
 
 def _load_manifest(path: str) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tf_rnnt_kd.data.records import open_records
+from tf_rnnt_kd.data.records import open_records, records_hash
 from tf_rnnt_kd.decoding.fusion import LabelScorer, weighted_sum
 from tf_rnnt_kd.evaluation.decode import evaluate_records, make_decoder
-from tf_rnnt_kd.evaluation.fusion import Weights, internal_scorer, open_language_model
+from tf_rnnt_kd.evaluation.fusion import Weights, internal_scorer, language_model_hash, open_language_model
 from tf_rnnt_kd.evaluation.results import score_set, write_json
-from tf_rnnt_kd.models.saving import load_model
+from tf_rnnt_kd.lineage import begin
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.progress import say
 
 Candidates = Sequence[Sequence[float]]  # values to choose from, for each of `Weights`
@@ -31,11 +32,21 @@ def tune_weights(
       language_model: as in `open_language_model`.
       beam: hypotheses that the search keeps.
       trials: JSON file of what was tried, so that a later start goes on.
+
+    Raises:
+      UserError: what was tried was tried with another model, development set, beam or language model.
     """
     found = Weights(*(values[0] for values in candidates))
     if all(len(values) == 1 for values in candidates):
         return found
-    known = _read_trials(trials)
+    inputs = {
+        "model": find_hash(checkpoint),
+        "records": records_hash(records),
+        "beam": beam,
+        "language_model": language_model_hash(language_model) if language_model else None,
+    }
+    places = {"model": checkpoint, "records": records}
+    known = _read_trials(trials) if begin(trials, "trials of weights", inputs, places) else {}
     decoder = None
 
     def error_rate(weights: Weights) -> float:

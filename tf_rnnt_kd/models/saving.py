@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.lineage import FILE as LINEAGE
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer
@@ -22,7 +23,10 @@ def save_model(model: Transducer | LanguageModel, tokenizer: Tokenizer, folder: 
     A folder without `model.json` holds no model. Float32 weights are written as they are: loading is exact.
     """
     os.makedirs(folder, exist_ok=True)
-    shutil.copytree(tokenizer.folder, os.path.join(folder, "tokenizer"), dirs_exist_ok=True)
+    copy = os.path.join(folder, "tokenizer")
+    if os.path.realpath(copy) != os.path.realpath(tokenizer.folder):
+        # Without its lineage: what it was trained on is the business of whoever trained it.
+        shutil.copytree(tokenizer.folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LINEAGE))
     weights = [variable.numpy() for variable in model.weights]
     _replace(os.path.join(folder, "weights.npz"), lambda file: np.savez(file, *weights))
     description = {
@@ -64,6 +68,15 @@ def load_model(folder: str, *, chunk: int | None = None, second_pass: bool = Fal
     model = Transducer.from_config(description["architecture"])
     assign_weights(model, read_weights(folder), folder)
     return model, tokenizer
+
+
+def find_hash(folder: str) -> str | None:
+    """Hash of the weights of the model in a folder, of whatever kind; None where there is none."""
+    path = os.path.join(folder, "model.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)["weights_hash"]
 
 
 def has_second_pass(folder: str) -> bool:

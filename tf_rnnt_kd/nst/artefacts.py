@@ -16,9 +16,10 @@ from tf_rnnt_kd.nst.language import decoding_folder
 from tf_rnnt_kd.nst.plan import LabelSet, Plan
 from tf_rnnt_kd.nst.preparation import Prepared
 from tf_rnnt_kd.serving.export_folder import METADATA
+from tf_rnnt_kd.text.tokenizer import load_tokenizer
 
 STALE = ".stale-"  # in the name of a folder that was set aside
-_HASHED_BY = ("tokenizer.json", METADATA, RESULTS, "ngrams.arpa")  # the first of them that a folder has
+_HASHED_BY = (METADATA, RESULTS, "ngrams.arpa")  # the first of them that a folder has
 
 
 class Artefact(NamedTuple):
@@ -26,7 +27,7 @@ class Artefact(NamedTuple):
 
     Attributes:
       path: of it.
-      proof: path of the file whose presence says that it is finished.
+      proof: path of the file whose presence says that it is finished; of something on the way, of what it led to.
     """
 
     path: str
@@ -40,7 +41,8 @@ class Artefact(NamedTuple):
     @property
     def is_begun(self) -> bool:
         """Whether anything is there."""
-        return self.is_finished or os.path.exists(lineage_path(self.path))
+        is_whole = self.proof.startswith(self.path) and self.is_finished
+        return is_whole or os.path.exists(lineage_path(self.path))
 
 
 def generation_folder(work_dir: str, seed: int, name: str) -> str:
@@ -71,6 +73,12 @@ def results_of(folder: str) -> Artefact:
     return Artefact(path, path)
 
 
+def parts_of_decoding(folder: str) -> list[Artefact]:
+    """The figures of a decoding, and the trials that chose its weights: what outdates these outdates both."""
+    results = results_of(folder)
+    return [Artefact(os.path.join(folder, "trials.json"), results.proof), results]
+
+
 def export_of(folder: str) -> Artefact:
     """The SavedModel of a generation's folder."""
     path = os.path.join(folder, "savedmodel")
@@ -85,7 +93,7 @@ def list_artefacts(plan: Plan, job: Job, work_dir: str) -> list[Artefact]:
         model_of(folder),
         *(labels_of(folder, label_set) for label_set in label_sets_wanted_from(plan, generation.name)),
         *(results_of(os.path.join(folder, row.folder)) for row in generation.rows),
-        *(results_of(decoding_folder(folder, decoding)) for decoding in generation.decodings),
+        *(part for decoding in generation.decodings for part in parts_of_decoding(decoding_folder(folder, decoding))),
         *([export_of(folder)] if generation.export else []),
     ]
 
@@ -100,6 +108,8 @@ def hash_of(path: str) -> str | None:
     """The hash by which an artefact is known to those that are made from it; None where there is nothing."""
     if os.path.isfile(path):
         return sha256_of_file(path)
+    if os.path.exists(os.path.join(path, "tokenizer.json")):
+        return load_tokenizer(path).hash
     found = find_hash(path) or records_hash(path)
     files = (os.path.join(path, name) for name in _HASHED_BY)
     return found or next((sha256_of_file(file) for file in files if os.path.exists(file)), None)
@@ -155,6 +165,11 @@ def remove(path: str) -> None:
             os.remove(file)
 
 
+def remove_parent(path: str) -> None:
+    """Removes the folder of an artefact."""
+    shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+
+
 def set_aside(folder: str, kept: str) -> str:
     """Moves all of a generation but the file `kept` into a folder beside it, whose path it returns.
 
@@ -169,4 +184,3 @@ def set_aside(folder: str, kept: str) -> str:
         if name != kept:
             os.rename(os.path.join(folder, name), os.path.join(aside, name))
     return aside
-

@@ -14,6 +14,7 @@ import numpy as np
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+from tf_rnnt_kd.evaluation.results import RESULTS
 from tf_rnnt_kd.evaluation.tuning import tune_weights
 from tf_rnnt_kd.files import sha256_of_file
 from tf_rnnt_kd.lineage import begin, find_changes, fingerprint, finish, read_lineage
@@ -95,7 +96,7 @@ def decoding_folder(folder: str, decoding: Decoding) -> str:
 def decode_tests(plan: Plan, decoding: Decoding, folder: str, work_dir: str) -> None:
     """Chooses the weights on the development set, then decodes the tests, if that is not finished."""
     target = decoding_folder(folder, decoding)
-    results = os.path.join(target, "results.json")
+    results = os.path.join(target, RESULTS)
     if os.path.exists(results):
         return
     os.makedirs(target, exist_ok=True)

@@ -7,9 +7,8 @@
     WORK_DIR/seed-S/GENERATION.stale-N what was trained on something else, before a start with --remake
     WORK_DIR/results.json, report.txt
 
-Every stage leaves a file that says that it is finished, written last, and is skipped when it is there and still fits what
-it was made from (see `lineage`). The same command goes on wherever it was stopped, and does nothing when nothing is left
-to do.
+Every stage leaves a file that says that it is finished, written last, and is skipped when it is there and fits what it
+was made from (see `lineage`). The same command goes on wherever it was stopped, and does nothing when all is done.
 """
 
 import contextlib
@@ -47,14 +46,17 @@ from tf_rnnt_kd.nst.artefacts import (
     list_artefacts,
     model_inputs,
     model_of,
+    parts_of_decoding,
     remove,
+    remove_parent,
     results_of,
     set_aside,
 )
 from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
 from tf_rnnt_kd.nst.language import decode_tests, decoding_folder, make_language_model
-from tf_rnnt_kd.nst.plan import Generation, LabelSet, Plan
+from tf_rnnt_kd.nst.plan import Plan
 from tf_rnnt_kd.nst.preparation import Prepared, prepare
+from tf_rnnt_kd.progress import say
 from tf_rnnt_kd.serving.recognizer import Recognizer, in_chunks
 from tf_rnnt_kd.serving.saved_model import export_checkpoint
 from tf_rnnt_kd.training.loop import train
@@ -147,7 +149,9 @@ def _prepare(start: Start) -> None:
     for spec in start.plan.language_models:
         with _sole_user(os.path.join(start.work_dir, "language", spec.name)):
             make_language_model(start.plan, spec, start.work_dir, remake=start.remake)
-    artefacts = [artefact for job in list_jobs(start.plan) for artefact in list_artefacts(start.plan, job, start.work_dir)]
+    artefacts = [
+        artefact for job in list_jobs(start.plan) for artefact in list_artefacts(start.plan, job, start.work_dir)
+    ]
     problems = find_stale(artefacts)
     if problems and not start.remake:
         raise stale_error(problems)
@@ -159,25 +163,37 @@ def _conclude(start: Start) -> str:
 
 def run_job(start: Start, job: Job, strategy: tf.distribute.Strategy) -> None:
     """Everything about one generation; each finished part is skipped. Other workers than the chief train only."""
-    plan, generation, folder = start.plan, job.generation, start.folder(job)
     chief = is_chief(strategy)
-    with _sole_user(folder) if chief else contextlib.nullcontext():
+    with _sole_user(start.folder(job)) if chief else contextlib.nullcontext():
         if not of_chief(strategy, chief and _has_model(start, job)):
             _train(start, job, strategy)
-        if not chief:
-            return
-        for label_set in label_sets_wanted_from(plan, generation.name):
-            if not _has(start, labels := labels_of(folder, label_set)):
-                _label(label_set, folder, labels.path, start.prepared)
-        for row in generation.rows:
-            if not _has(start, results := results_of(os.path.join(folder, row.folder))):
-                tests = [start.prepared.path(name) for name in plan.tests]
-                evaluate_checkpoint(folder, tests, results.path, second_pass=row.second_pass)
-        for decoding in generation.decodings:
-            if not _has(start, results_of(decoding_folder(folder, decoding))):
-                decode_tests(plan, decoding, folder, start.work_dir)
-        if generation.export and not _has(start, export := export_of(folder)):
-            export_checkpoint(folder, export.path)
+        if chief:
+            _label(start, job)
+            _evaluate(start, job)
+            export = export_of(start.folder(job))
+            if job.generation.export and not _has(start, export):
+                export_checkpoint(start.folder(job), export.path)
+
+
+def _label(start: Start, job: Job) -> None:
+    folder = start.folder(job)
+    for label_set in label_sets_wanted_from(start.plan, job.generation.name):
+        labels, audio = labels_of(folder, label_set), start.prepared.path(label_set.corpus)
+        if not _has(start, labels):
+            stored = {"codec": label_set.codec, "dtype": label_set.dtype, "features": label_set.features}
+            label_folder(folder, audio, labels.path, **stored)
+
+
+def _evaluate(start: Start, job: Job) -> None:
+    folder = start.folder(job)
+    for row in job.generation.rows:
+        if not _has(start, results := results_of(os.path.join(folder, row.folder))):
+            tests = [start.prepared.path(name) for name in start.plan.tests]
+            evaluate_checkpoint(folder, tests, results.path, second_pass=row.second_pass)
+    for decoding in job.generation.decodings:
+        parts = parts_of_decoding(decoding_folder(folder, decoding))
+        if not all([_has(start, part, clear=remove_parent) for part in parts]):
+            decode_tests(start.plan, decoding, folder, start.work_dir)
 
 
 def _has(start: Start, artefact: Artefact, wanted: Mapping[str, Any] | None = None, clear=remove) -> bool:
@@ -214,6 +230,11 @@ def is_finished(start: Start, job: Job) -> bool:
     """Whether `run_job` has nothing left to do."""
     artefacts = list_artefacts(start.plan, job, start.work_dir)
     return all(artefact.is_finished for artefact in artefacts) and not find_stale(artefacts)
+
+
+def is_complete(start: Start) -> bool:
+    """Whether every generation of the plan is finished."""
+    return all(is_finished(start, job) for job in list_jobs(start.plan))
 
 
 def report(plan: Plan, work_dir: str) -> str:
@@ -318,11 +339,6 @@ def _development_evaluator(tokenizer, records: RecordSet):
 def _example(transcription):
     name, reference, hypothesis, _ = transcription
     return Example(name, count_errors(reference, hypothesis).wer, *mark_errors(reference, hypothesis))
-
-
-def _label(label_set: LabelSet, folder: str, target: str, prepared: Prepared) -> None:
-    stored = {"codec": label_set.codec, "dtype": label_set.dtype, "features": label_set.features}
-    label_folder(folder, prepared.path(label_set.corpus), target, **stored)
 
 
 def _open_labels(start, label_set, seed, tokenizer_hash):

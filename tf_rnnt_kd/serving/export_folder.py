@@ -8,6 +8,8 @@ from typing import Any
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE
+from tf_rnnt_kd.files import sha256_of_file
+from tf_rnnt_kd.lineage import begin, finish
 from tf_rnnt_kd.models.saving import read_description
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
@@ -46,6 +48,7 @@ def write_export(
     tokenizer: Tokenizer,
     *,
     model_hash: str,
+    checkpoint: str | None = None,
     **kind: Any,
 ) -> None:
     """Makes the folder when all of it is written, never before.
@@ -56,6 +59,7 @@ def write_export(
       model: what is exported.
       tokenizer: its tokenizer.
       model_hash: of the weights.
+      checkpoint: folder that the model came from, if any.
       **kind: what else the metadata shall say.
     """
     folder = os.path.abspath(folder)
@@ -77,6 +81,9 @@ def write_export(
         os.makedirs(os.path.dirname(os.path.join(temporary, METADATA)), exist_ok=True)
         with open(os.path.join(temporary, METADATA), "w", encoding="utf-8") as file:
             file.write(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
+        settings = {"chunk": model.encoder.chunk, "second_pass": model.uses_second_pass, **kind}
+        begin(temporary, "export", {"model": model_hash, **settings}, {"model": checkpoint} if checkpoint else {})
+        finish(temporary, sha256_of_file(os.path.join(temporary, METADATA)))
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -37,11 +37,19 @@ def export_lite_checkpoint(
         return
     model, tokenizer = load_model(checkpoint, chunk=chunk)
     model_hash = read_description(checkpoint)["weights_hash"]
-    export_lite_model(model, tokenizer, folder, model_hash=model_hash, weights=weights, step_frames=step_frames)
+    kind = {"weights": weights, "step_frames": step_frames}
+    export_lite_model(model, tokenizer, folder, model_hash=model_hash, checkpoint=checkpoint, **kind)
 
 
 def export_lite_model(
-    model: Transducer, tokenizer: Tokenizer, folder: str, *, model_hash: str, weights: str, step_frames: int
+    model: Transducer,
+    tokenizer: Tokenizer,
+    folder: str,
+    *,
+    model_hash: str,
+    weights: str,
+    step_frames: int,
+    checkpoint: str | None = None,
 ) -> None:
     """Writes the TFLite file; arguments as for `export_lite_checkpoint`."""
     if not model.causal:
@@ -59,7 +67,7 @@ def export_lite_model(
             file.write(convert(model, weights=weights, step_frames=step_frames))
 
     kind = {"kind": "tflite", "step_frames": step_frames, "weights": weights}
-    write_export(folder, write, model, tokenizer, model_hash=model_hash, **kind)
+    write_export(folder, write, model, tokenizer, model_hash=model_hash, checkpoint=checkpoint, **kind)
 
 
 def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:

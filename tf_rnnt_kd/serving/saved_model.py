@@ -30,10 +30,19 @@ def export_checkpoint(
     if is_exported(checkpoint, folder, kind="saved_model", beam=beam, **heard):
         return
     model, tokenizer = load_model(checkpoint, **heard)
-    export_model(model, tokenizer, folder, model_hash=read_description(checkpoint)["weights_hash"], beam=beam)
+    model_hash = read_description(checkpoint)["weights_hash"]
+    export_model(model, tokenizer, folder, model_hash=model_hash, beam=beam, checkpoint=checkpoint)
 
 
-def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_hash: str, beam: int = 8) -> None:
+def export_model(
+    model: Transducer,
+    tokenizer: Tokenizer,
+    folder: str,
+    *,
+    model_hash: str,
+    beam: int = 8,
+    checkpoint: str | None = None,
+) -> None:
     """Writes a SavedModel: streaming and offline signatures of a causal model, offline ones of a full-context model.
 
     Args:
@@ -42,6 +51,7 @@ def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_
       folder: of the export; must not exist.
       model_hash: of the weights, for the metadata.
       beam: hypotheses of the signature `nbest`.
+      checkpoint: folder that the model came from, if any.
     """
     module = (StreamingModule if model.causal else OfflineModule)(model, tokenizer.pieces, beam=beam)
 
@@ -49,4 +59,5 @@ def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # no one trains an export
         tf.saved_model.save(module, temporary, signatures=module.signatures(), options=options)
 
-    write_export(folder, write, model, tokenizer, model_hash=model_hash, kind="saved_model", beam=beam)
+    kind = {"kind": "saved_model", "beam": beam}
+    write_export(folder, write, model, tokenizer, model_hash=model_hash, checkpoint=checkpoint, **kind)
