@@ -1,4 +1,4 @@
-"""The stale matrix: for each pair of an artefact and an input that changed, the change is told, and nothing is mixed."""
+"""The stale matrix: for each pair of an artefact and an input that changed, it is told, and nothing is mixed."""
 
 import dataclasses
 import json
@@ -11,11 +11,15 @@ import pytest
 from tests.nst.test_run import corpus, go, make_plan
 from tf_rnnt_kd.data import shards
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.lineage import lineage_path, read_lineage
 from tf_rnnt_kd.models.saving import find_hash, load_model, save_model
 from tf_rnnt_kd.nst import run
 from tf_rnnt_kd.nst.explanation import explain
 from tf_rnnt_kd.nst.plan import TokenizerSpec
+from tf_rnnt_kd.serving.lite_model import export_lite_checkpoint
+from tf_rnnt_kd.serving.saved_model import export_checkpoint
 
 LABELS = "seed-0/teacher/labels/audio-factored"
 
@@ -113,6 +117,27 @@ def test_an_artefact_that_was_replaced_outdates_all_that_was_made_from_it(copy, 
     for artefact in stale:
         assert f"{copy / artefact} (" in message or artefact.startswith("records"), artefact
         assert f"no longer fits: {copy / artefact}: " in explained, artefact
+
+
+def test_what_commands_made_elsewhere_is_explained_too(copy, tmp_path):
+    teacher, student = str(copy / "seed-0/teacher"), str(copy / "seed-0/student")
+    records = str(copy / "records/audio")
+    made = [str(tmp_path / name) for name in ("labels", "savedmodel", "tflite", "results.json")]
+    label_folder(teacher, records, made[0], codec="lattice", dtype="float16")
+    export_checkpoint(teacher, made[1])
+    export_lite_checkpoint(student, made[2], step_frames=4)
+    evaluate_checkpoint(teacher, [str(copy / "records/test")], made[3])
+    for path in made:
+        assert explain(path).endswith("everything fits what it was made from"), path
+    with_other_weights(copy / "seed-0/teacher")
+    with_other_weights(copy / "seed-0/student")
+    for path in made:
+        assert f"no longer fits: {path}: {'teacher' if path == made[0] else 'model'} was" in explain(path), path
+    with pytest.raises(UserError, match="labels .teacher was"):
+        label_folder(teacher, records, made[0], codec="lattice", dtype="float16")
+    for other in ({"dtype": "float32"}, {"codec": "factored"}, {"features": "uint8"}):
+        with pytest.raises(UserError, match=f"{next(iter(other))} was"):
+            label_folder(teacher, records, made[0], **{"codec": "lattice", "dtype": "float16", **other})
 
 
 def test_what_is_not_touched_fits(finished):
