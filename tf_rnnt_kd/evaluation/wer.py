@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import jiwer
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,31 @@ def mark_errors(reference: str, hypothesis: str) -> tuple[list[tuple[str, str]],
         marked[0].extend((word, part.type) for word in said[part.ref_start_idx : part.ref_end_idx])
         marked[1].extend((word, part.type) for word in heard[part.hyp_start_idx : part.hyp_end_idx])
     return marked
+
+
+def place_errors(reference: str, hypothesis: str) -> np.ndarray:
+    """Where the errors of the alignment of `count_errors` are.
+
+    Args:
+      reference: U words separated by white space; may be empty.
+      hypothesis: likewise.
+
+    Returns:
+      [2U + 1] int64: words inserted before word u of the reference at 2u (and after the last at 2U), and at 2u + 1
+      whether word u is replaced or missing. The sum is the number of errors.
+    """
+    said, heard = reference.split(), hypothesis.split()
+    places = np.zeros([2 * len(said) + 1], np.int64)
+    if not said or not heard:
+        places[1::2] = 1
+        places[-1] += len(heard)
+        return places
+    for part in jiwer.process_words(" ".join(said), " ".join(heard)).alignments[0]:
+        if part.type == "insert":
+            places[2 * part.ref_start_idx] += part.hyp_end_idx - part.hyp_start_idx
+        elif part.type != "equal":
+            places[2 * part.ref_start_idx + 1 : 2 * part.ref_end_idx : 2] = 1
+    return places
 
 
 def sum_errors(counts: Iterable[ErrorCounts]) -> ErrorCounts:
