@@ -13,11 +13,13 @@ from tf_rnnt_kd.decoding.offline import pad_audio, recognize, similar_lengths
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.fusion import NO_FUSION, Weights, fuse, open_language_model
 from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
+from tf_rnnt_kd.files import sha256_of
 from tf_rnnt_kd.models.saving import load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 _SAMPLES_PER_BATCH = 16_000 * 240  # 4 minutes of padded audio
+_AUDIO_DIGITS = 16  # hexadecimal digits that tell one utterance's audio from another's
 _UTTERANCES_SORTED = 1024  # as many lie in memory, so that batches can be of similar length
 
 Decoder = Callable[[np.ndarray, np.ndarray], Hypotheses]
@@ -63,7 +65,10 @@ def evaluate_records(
             hypotheses = decode(*pad_audio([window[position].samples for position in batch]))
             for position, labels, score in zip(batch, *_unpack(hypotheses), strict=True):
                 record = window[position]
-                transcriptions[position] = Transcription(record.id, record.text, tokenizer.decode(labels), score)
+                audio = sha256_of(record.samples.tobytes())[:_AUDIO_DIGITS]
+                transcriptions[position] = Transcription(
+                    record.id, record.text, tokenizer.decode(labels), score, record.speaker, audio
+                )
         yield from (transcriptions[position] for position in range(len(window)))
 
 

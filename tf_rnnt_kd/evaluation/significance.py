@@ -114,9 +114,7 @@ def word_error_rate(errors, words, speakers: Sequence[str] | None = None, *, see
     return _estimate(errors.mean(0), words, speakers, [_rates(errors, words)], _ROOT, seed)
 
 
-def paired_difference(
-    errors, other_errors, words, speakers: Sequence[str] | None = None, *, seed: int = 0
-) -> Estimate:
+def paired_difference(errors, other_errors, words, speakers: Sequence[str] | None = None, *, seed: int = 0) -> Estimate:
     """Difference of two systems' WER with its interval, both judged on the same drawn units.
 
     Runs are paired in their order where both systems have as many, as runs of one seed share their data and teachers;

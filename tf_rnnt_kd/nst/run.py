@@ -24,8 +24,9 @@ import tensorflow as tf
 from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint, evaluate_records, make_decoder
-from tf_rnnt_kd.evaluation.report import System, format_differences, format_table, read_run, write_report
+from tf_rnnt_kd.evaluation.report import format_differences, format_table, write_report
 from tf_rnnt_kd.evaluation.results import score_set, write_json, write_text
+from tf_rnnt_kd.evaluation.systems import System, read_run
 from tf_rnnt_kd.evaluation.wer import count_errors, mark_errors
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.labelling.records import label_folder
@@ -246,7 +247,7 @@ def _development_evaluator(tokenizer, records: RecordSet):
 
 
 def _example(transcription):
-    name, reference, hypothesis, _ = transcription
+    name, reference, hypothesis, *_ = transcription
     return Example(name, count_errors(reference, hypothesis).wer, *mark_errors(reference, hypothesis))
 
 

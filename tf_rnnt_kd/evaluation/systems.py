@@ -1,0 +1,160 @@
+"""Evaluated systems read from disk, and whether they can be compared: each heard the same audio, scored alike."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.results import RESULTS, ScoredSet, SetResult, read_evaluation, score_set
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One trained and evaluated model.
+
+    Attributes:
+      results: its figures by test set.
+      scored: its errors by test set and utterance.
+      records: hash of the records behind each test set, where it is known.
+      normaliser: what texts went through before they were compared, if known.
+      steps: of its training, if known.
+      minutes: of its training, if known.
+    """
+
+    results: dict[str, SetResult]
+    scored: dict[str, ScoredSet]
+    records: dict[str, str]
+    normaliser: str | None = None
+    steps: int | None = None
+    minutes: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class System:
+    """One row of a report: the runs of one recipe, which differ in their seed alone."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+class TestSet(NamedTuple):
+    """What all systems were asked: [N] reference words, and who speaks each utterance (empty where unknown)."""
+
+    name: str
+    words: np.ndarray
+    speakers: list[str]
+
+
+def read_run(path: str, *, steps: int | None = None, minutes: float | None = None) -> Run:
+    """Reads an evaluation: the figures, and the hypotheses beside them.
+
+    Args:
+      path: of the folder that holds `results.json`, or of that file.
+      steps: of the training, to be shown.
+      minutes: of the training, to be shown.
+
+    Raises:
+      UserError: if either is missing or damaged.
+    """
+    path = os.path.join(path, RESULTS) if os.path.isdir(path) else path
+    if not os.path.exists(path):
+        raise UserError(f"no results at {path}: evaluate the model first")
+    found = read_evaluation(path)
+    scored = {name: score_set(transcriptions) for name, transcriptions in found.transcriptions.items()}
+    return Run(found.sets, scored, found.records, found.normaliser, steps, minutes)
+
+
+def read_systems(arguments: Sequence[str]) -> list[System]:
+    """Reads each `FOLDER` or `NAME=FOLDER,FOLDER,…` (runs of one system that differ in their seed).
+
+    What exists is a folder, whatever `=` and `,` its name holds.
+
+    Raises:
+      UserError: if two systems have one name, or what `read_run` raises.
+    """
+    systems = []
+    for argument in arguments:
+        name, folders = _split_argument(argument)
+        if name in {system.name for system in systems}:
+            raise UserError(f"two systems are called {name!r}: call one otherwise with NAME={','.join(folders)}")
+        systems.append(System(name, tuple(read_run(folder) for folder in folders)))
+    return systems
+
+
+def _split_argument(argument: str) -> tuple[str, list[str]]:
+    folders = split_folders(argument)
+    if not all(map(os.path.exists, folders)) and "=" in argument:
+        name, _, rest = argument.partition("=")
+        folders = split_folders(rest)
+        if name and all(map(os.path.exists, folders)):
+            return name, folders
+        raise UserError(f"there is no {argument}, nor {rest} for a system called {name!r}: name a folder with results")
+    return os.path.basename(os.path.abspath(folders[0])), folders
+
+
+def split_folders(text: str) -> list[str]:
+    """Paths separated by commas; what exists is one path, whatever commas it holds, the longest first."""
+    pieces, found = text.split(","), []
+    while pieces:
+        joined = [",".join(pieces[:count]) for count in range(len(pieces), 0, -1)]
+        found.append(next(filter(os.path.exists, joined), pieces[0]))
+        pieces = pieces[found[-1].count(",") + 1 :]
+    return found
+
+
+def common_sets(systems: Sequence[System]) -> list[TestSet]:
+    """The test sets that every run has, in the order of the first.
+
+    Raises:
+      UserError: if there is none, or systems heard different utterances or audio under one name, or were scored
+        differently.
+    """
+    (first_name, first), *others = _runs(systems)
+    names = [name for name in first.results if all(name in run.results for _, run in others)]
+    if not names:
+        raise UserError("the systems have no test set in common: evaluate them on the same records")
+    for who, run in others:
+        both = f"{first_name} and {who}" if who != first_name else f"two runs of {who}"
+        _check_scoring(first, run, both)
+        for name in names:
+            _check_audio(first, run, both, name)
+    return [_describe(name, [first, *(run for _, run in others)]) for name in names]
+
+
+def _runs(systems: Sequence[System]) -> Iterator[tuple[str, Run]]:
+    return ((system.name, run) for system in systems for run in system.runs)
+
+
+def _describe(name: str, runs: Sequence[Run]) -> TestSet:
+    # Results of before know no speakers; others on the same set do.
+    speakers = [run.scored[name].speakers for run in runs]
+    return TestSet(name, runs[0].scored[name].words, next(filter(any, speakers), speakers[0]))
+
+
+def _check_scoring(first: Run, other: Run, both: str) -> None:
+    if first.normaliser != other.normaliser:
+        names = " and ".join(run.normaliser or "nothing told" for run in (first, other))
+        raise UserError(f"{both} were scored after different normalisers ({names}): evaluate both with the same")
+
+
+def _check_audio(first: Run, other: Run, both: str, name: str) -> None:
+    said = f"{both} were not evaluated on the same {name!r}"
+    ours, theirs = (run.scored[name].transcriptions for run in (first, other))
+    for one, another in zip(ours, theirs, strict=False):
+        if one[:2] != another[:2]:
+            raise UserError(f"{said}: one has utterance {one[:2]}, the other {another[:2]}; {_REMEDY}")
+        if one.audio and another.audio and one.audio != another.audio:
+            raise UserError(f"{said}: they heard different audio as utterance {one.id!r}; {_REMEDY}")
+    if len(ours) != len(theirs):
+        more = max(ours, theirs, key=len)[min(len(ours), len(theirs))]
+        raise UserError(f"{said}: only one has utterance {more[:2]}; {_REMEDY}")
+    # The audio itself decides where it is known: records of another tokenizer hold the same.
+    known = all(item.audio for item in (*ours, *theirs))
+    if not known and first.records.get(name) != other.records.get(name):
+        raise UserError(f"{said}: the records behind their results are different ones; {_REMEDY}")
+
+
+_REMEDY = "evaluate both on the same records"
