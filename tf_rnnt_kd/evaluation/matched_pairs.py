@@ -25,7 +25,7 @@ _GOOD_WORDS = 2  # right in both systems, in a row, end a segment
 
 
 class MatchedPairs(NamedTuple):
-    """The outcome of the test: number of segments, and the two-sided probability of a difference like this by chance."""
+    """The outcome of the test: how many segments, and the two-sided probability of such a difference by chance."""
 
     segments: int
     p: float

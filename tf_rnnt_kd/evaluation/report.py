@@ -18,7 +18,7 @@ from tf_rnnt_kd.evaluation.significance import (
     paired_difference,
     word_error_rate,
 )
-from tf_rnnt_kd.evaluation.systems import System, TestSet, common_sets
+from tf_rnnt_kd.evaluation.systems import System, CommonSet, common_sets
 
 _LEVEL = 0.05  # of the p that a star asks for
 _LEGEND_WIDTH = 100
@@ -79,7 +79,7 @@ class Comparison:
     sets: dict[str, Difference]
 
 
-def pool_seeds(system: System, test: TestSet) -> Pooled:
+def pool_seeds(system: System, test: CommonSet) -> Pooled:
     """Mean over the runs of a system on a test set, and the figure of each."""
     found = word_error_rate(_errors(system, test.name), test.words, test.speakers)
     seeds = tuple(run.results[test.name].wer for run in system.runs)
@@ -180,7 +180,7 @@ def write_report(path: str, systems: Sequence[System], pairs: Sequence[tuple[str
     write_json(path, {"systems": rows, "differences": differences})
 
 
-def _describe(system: System, tests: Sequence[TestSet]) -> dict[str, Any]:
+def _describe(system: System, tests: Sequence[CommonSet]) -> dict[str, Any]:
     return {
         "sets": {test.name: dataclasses.asdict(pool_seeds(system, test)) for test in tests},
         "steps": [run.steps for run in system.runs],
@@ -208,7 +208,7 @@ def _t_row(found: Sequence[Pooled | Estimate], rest: list[str]) -> list[list[str
     return [["", *cells, *rest]] if any(cells) else []
 
 
-def _explain_intervals(tests: Sequence[TestSet], found: Sequence[Pooled], systems: Sequence[System]) -> list[str]:
+def _explain_intervals(tests: Sequence[CommonSet], found: Sequence[Pooled], systems: Sequence[System]) -> list[str]:
     counted = {test.name: f"{one.units} {one.unit}" for test, one in zip(tests, found, strict=True)}
     units = ", ".join(f"{units} of {name}" for name, units in counted.items())
     if len(counted) > 1 and len(set(counted.values())) == 1:

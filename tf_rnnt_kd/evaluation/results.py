@@ -107,12 +107,14 @@ class Evaluation:
       sets: the figures of each test set.
       transcriptions: its utterances, without their scores.
       records: hash of the record set that each test set was read from, where it was told.
+      model: hash of the model, if it was told.
       normaliser: what references and hypotheses went through before they were compared; None in results of before.
     """
 
     sets: dict[str, SetResult]
     transcriptions: dict[str, list[Transcription]]
     records: dict[str, str]
+    model: str | None
     normaliser: str | None
 
 
@@ -185,6 +187,7 @@ class _Document(pydantic.BaseModel):
     hypotheses: dict[str, files.Sha256] | None = None
     sha256: files.Sha256 | None = None
     records: dict[str, str] = {}
+    model: str | None = None
     scoring: _Scoring | None = None
 
 
@@ -201,7 +204,7 @@ def read_evaluation(path: str) -> Evaluation:
         for name in document.sets
     }
     normaliser = document.scoring.normaliser if document.scoring else None
-    return Evaluation(document.sets, transcriptions, document.records, normaliser)
+    return Evaluation(document.sets, transcriptions, document.records, document.model, normaliser)
 
 
 def read_results(path: str) -> dict[str, SetResult]:

@@ -19,6 +19,7 @@ class Run:
       results: its figures by test set.
       scored: its errors by test set and utterance.
       records: hash of the records behind each test set, where it is known.
+      model: its hash, if known.
       normaliser: what texts went through before they were compared, if known.
       steps: of its training, if known.
       minutes: of its training, if known.
@@ -27,6 +28,7 @@ class Run:
     results: dict[str, SetResult]
     scored: dict[str, ScoredSet]
     records: dict[str, str]
+    model: str | None = None
     normaliser: str | None = None
     steps: int | None = None
     minutes: float | None = None
@@ -40,7 +42,7 @@ class System:
     runs: tuple[Run, ...]
 
 
-class TestSet(NamedTuple):
+class CommonSet(NamedTuple):
     """What all systems were asked: [N] reference words, and who speaks each utterance (empty where unknown)."""
 
     name: str
@@ -64,7 +66,7 @@ def read_run(path: str, *, steps: int | None = None, minutes: float | None = Non
         raise UserError(f"no results at {path}: evaluate the model first")
     found = read_evaluation(path)
     scored = {name: score_set(transcriptions) for name, transcriptions in found.transcriptions.items()}
-    return Run(found.sets, scored, found.records, found.normaliser, steps, minutes)
+    return Run(found.sets, scored, found.records, found.model, found.normaliser, steps, minutes)
 
 
 def read_systems(arguments: Sequence[str]) -> list[System]:
@@ -105,13 +107,15 @@ def split_folders(text: str) -> list[str]:
     return found
 
 
-def common_sets(systems: Sequence[System]) -> list[TestSet]:
+def common_sets(systems: Sequence[System]) -> list[CommonSet]:
     """The test sets that every run has, in the order of the first.
 
     Raises:
       UserError: if there is none, or systems heard different utterances or audio under one name, or were scored
-        differently.
+        differently, or two runs of a system are one model.
     """
+    for system in systems:
+        _check_runs(system)
     (first_name, first), *others = _runs(systems)
     names = [name for name in first.results if all(name in run.results for _, run in others)]
     if not names:
@@ -128,10 +132,16 @@ def _runs(systems: Sequence[System]) -> Iterator[tuple[str, Run]]:
     return ((system.name, run) for system in systems for run in system.runs)
 
 
-def _describe(name: str, runs: Sequence[Run]) -> TestSet:
+def _check_runs(system: System) -> None:
+    models = [run.model for run in system.runs if run.model is not None]
+    if len(set(models)) < len(models):
+        raise UserError(f"two runs of {system.name} are the same model: name each seed once")
+
+
+def _describe(name: str, runs: Sequence[Run]) -> CommonSet:
     # Results of before know no speakers; others on the same set do.
     speakers = [run.scored[name].speakers for run in runs]
-    return TestSet(name, runs[0].scored[name].words, next(filter(any, speakers), speakers[0]))
+    return CommonSet(name, runs[0].scored[name].words, next(filter(any, speakers), speakers[0]))
 
 
 def _check_scoring(first: Run, other: Run, both: str) -> None:
