@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import Scoring
 from tf_rnnt_kd.evaluation.results import (
     RESULTS,
     ScoredSet,
     SetResult,
     read_results,
+    read_scoring,
     read_transcriptions,
     score_set,
     write_json,
@@ -30,12 +32,14 @@ class Run:
       scored: its errors by test set and utterance.
       steps: of its training, if known.
       minutes: of its training, if known.
+      scoring: how its errors were counted.
     """
 
     results: dict[str, SetResult]
     scored: dict[str, ScoredSet]
     steps: int | None = None
     minutes: float | None = None
+    scoring: Scoring = Scoring()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,8 +80,9 @@ def read_run(path: str, *, steps: int | None = None, minutes: float | None = Non
     """
     path = os.path.join(path, RESULTS) if os.path.isdir(path) else path
     results = read_results(path)
-    scored = {name: score_set(read_transcriptions(os.path.dirname(path), name)) for name in results}
-    return Run(results, scored, steps, minutes)
+    scoring, folder = read_scoring(path), os.path.dirname(path)
+    scored = {name: score_set(read_transcriptions(folder, name), scoring.normaliser) for name in results}
+    return Run(results, scored, steps, minutes, scoring)
 
 
 def read_systems(arguments: Sequence[str]) -> list[System]:
@@ -108,11 +113,22 @@ def compare(first: System, second: System, name: str) -> Difference:
     """WER of `first` minus that of `second` on test set `name`, with the interval of a paired bootstrap.
 
     Raises:
-      UserError: if the two did not hear the same utterances.
+      UserError: if the two did not hear the same utterances, or their errors were counted otherwise.
     """
+    _check_same_scoring([first, second])
     ours, theirs = _mean_errors(first, name), _mean_errors(second, name)
     _check_same_set(ours, theirs, f"{first.name} and {second.name}", name)
     return paired_difference(ours.errors, theirs.errors, ours.words)
+
+
+def _check_same_scoring(systems: Sequence[System]) -> None:
+    found = [(system.name, run.scoring) for system in systems for run in system.runs]
+    for name, scoring in found:
+        if scoring != found[0][1]:
+            raise UserError(
+                f"errors of {found[0][0]} were counted by the normaliser {' '.join(found[0][1])!r}, those of {name} by "
+                f"{' '.join(scoring)!r}: evaluate both with the same --normaliser"
+            )
 
 
 def _mean_errors(system: System, name: str) -> ScoredSet:
@@ -138,8 +154,9 @@ def common_sets(systems: Sequence[System]) -> list[str]:
     """Names of the test sets that every run has, in the order of the first.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is none, or the errors of the runs were not counted alike.
     """
+    _check_same_scoring(systems)
     runs = [run for system in systems for run in system.runs]
     names = [name for name in runs[0].results if all(name in run.results for run in runs)]
     if not names:

@@ -30,14 +30,14 @@ _APOSTROPHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'"})
 
 
 def normal_form(text: str) -> str:
-    """Unicode's NFKC, with white space as one space and none at the ends, and without invisible marks of layout.
+    r"""Unicode's NFKC, with white space as one space and none at the ends, and without invisible marks of layout.
 
     Any text has one, and the normal form of a normal form is itself.
 
-        "cafe\\u0301"    -> "café"           decomposed accents, Hangul in parts, letters in their Arabic forms
-        "ﬁne ＡＢ ½"     -> "fine AB 1⁄2"    ligatures, full width, fractions
-        "a\\u2028 \\tb"  -> "a b"            all of Unicode's white space, zero width space among it
-        "co\\u00adop"    -> "coop"           soft hyphens, byte order marks, marks of direction
+        "cafe\u0301"   -> "café"           decomposed accents, Hangul in parts, letters in their Arabic forms
+        "ﬁne ＡＢ ½"    -> "fine AB 1⁄2"    ligatures, full width, fractions
+        "a\u2028 \tb"   -> "a b"            all of Unicode's white space, zero width space among it
+        "co\u00adop"    -> "coop"           soft hyphens, byte order marks, marks of direction
     """
     return " ".join(unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).split())
 
