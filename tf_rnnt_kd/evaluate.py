@@ -5,6 +5,7 @@ import os
 from absl import flags
 
 from tf_rnnt_kd.errors import run_command
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, NORMALISERS
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the trained model.", required=True)
 _RECORDS = flags.DEFINE_string("records", None, "Folders of test records, separated by commas.", required=True)
@@ -20,6 +21,9 @@ _LM = flags.DEFINE_string("lm", None, "Language model over labels: folder of a t
 _LM_WEIGHT = flags.DEFINE_float("lm_weight", 0.3, "Of its log-probabilities.")
 _ILM_WEIGHT = flags.DEFINE_float("ilm_weight", 0.0, "Of the transducer's internal language model, which is subtracted.")
 _LENGTH_BONUS = flags.DEFINE_float("length_bonus", 0.0, "Added for each label, in nats.")
+_NORMALISER = flags.DEFINE_enum(
+    "normaliser", DEFAULT, list(NORMALISERS), "What does not count as an error; see evaluation/normalisers.py."
+)
 _LATENCY = flags.DEFINE_string(
     "latency",
     None,
@@ -39,6 +43,7 @@ def main(argv):
     search = {"beam": _BEAM.value, "synchrony": _SYNCHRONY.value, "blank_penalty": _BLANK_PENALTY.value}
     search["language_model"] = _LM.value
     search["weights"] = Weights(_LM_WEIGHT.value if _LM.value else 0.0, _ILM_WEIGHT.value, _LENGTH_BONUS.value)
+    search["normaliser"] = _NORMALISER.value
     records = split_folders(_RECORDS.value)
     evaluate_checkpoint(_CHECKPOINT.value, records, _OUTPUT.value, **heard, **search)
     name = os.path.basename(os.path.abspath(_CHECKPOINT.value))

@@ -12,6 +12,7 @@ from tf_rnnt_kd.decoding.hypotheses import Hypotheses
 from tf_rnnt_kd.decoding.offline import pad_audio, recognize, similar_lengths
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.fusion import NO_FUSION, Weights, fuse, open_language_model
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, scoring
 from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
 from tf_rnnt_kd.files import sha256_of
 from tf_rnnt_kd.models.saving import load_model, read_description
@@ -90,6 +91,7 @@ def evaluate_checkpoint(
     blank_penalty: float = 0.0,
     language_model: str | None = None,
     weights: Weights = NO_FUSION,
+    normaliser: str = DEFAULT,
 ) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
 
@@ -104,10 +106,12 @@ def evaluate_checkpoint(
       blank_penalty: in nats.
       language_model: as in `fusion.open_language_model`.
       weights: of that, of the internal one, and the bonus.
+      normaliser: of `normalisers.NORMALISERS`, by which words are compared; the hypotheses are written as they are.
 
     Raises:
-      UserError: if two sets have one name, a set is unfinished, or has no transcripts.
+      UserError: if two sets have one name, a set is unfinished, or has no transcripts, or there is no such normaliser.
     """
+    scoring(normaliser)  # before anything is decoded
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
@@ -125,4 +129,4 @@ def evaluate_checkpoint(
     }
     if fused is not None:
         about["search"] |= {"language_model": scorer_hash, **weights._asdict()}
-    return write_results(output, sets, about)
+    return write_results(output, sets, about, normaliser)

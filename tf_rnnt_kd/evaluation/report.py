@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_rnnt_kd.evaluation.matched_pairs import holm, matched_pairs
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT
 from tf_rnnt_kd.evaluation.results import write_json
 from tf_rnnt_kd.evaluation.significance import (
     FEW_UNITS,
@@ -18,11 +19,10 @@ from tf_rnnt_kd.evaluation.significance import (
     paired_difference,
     word_error_rate,
 )
-from tf_rnnt_kd.evaluation.systems import System, CommonSet, common_sets
+from tf_rnnt_kd.evaluation.systems import CommonSet, System, common_sets
 
 _LEVEL = 0.05  # of the p that a star asks for
 _LEGEND_WIDTH = 100
-_DEFAULT_NORMALISERS = (None, "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Comparison:
 
 def pool_seeds(system: System, test: CommonSet) -> Pooled:
     """Mean over the runs of a system on a test set, and the figure of each."""
-    found = word_error_rate(_errors(system, test.name), test.words, test.speakers)
-    seeds = tuple(run.results[test.name].wer for run in system.runs)
-    words = int(test.words.sum())
-    return Pooled(float(np.mean(seeds)), found.interval, found.unit, found.units, found.t_interval, seeds, words)
+    errors, words = _errors(system, test.name), int(test.words.sum())
+    found = word_error_rate(errors, test.words, test.speakers)
+    seeds = tuple(100.0 * float(total) / max(words, 1) for total in errors.sum(-1))
+    return Pooled(found.points, found.interval, found.unit, found.units, found.t_interval, seeds, words)
 
 
 def compare(systems: Sequence[System], pairs: Sequence[tuple[str, str]] | None = None) -> list[Comparison]:
@@ -235,8 +235,8 @@ def _explain_costs(heading: Sequence[str]) -> list[str]:
 
 
 def _explain_scoring(systems: Sequence[System]) -> list[str]:
-    normaliser = systems[0].runs[0].normaliser
-    return [] if normaliser in _DEFAULT_NORMALISERS else [f"Texts were compared after the normaliser {normaliser!r}."]
+    normaliser = systems[0].runs[0].scoring.normaliser
+    return [] if normaliser == DEFAULT else [f"Errors were counted after the normaliser {normaliser!r}."]
 
 
 def _explain_differences(count: int) -> list[str]:

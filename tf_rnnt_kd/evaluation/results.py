@@ -1,8 +1,9 @@
 """What an evaluation leaves on disk: `results.json`, and `hypotheses-<set>.tsv` beside it for every test set.
 
     results.json          {"sets": {name: {utterances, words, substitutions, deletions, insertions, wer, interval, …}},
-                           "hypotheses": {name: sha256 of the file}, "sha256": of all the rest, …}
-    hypotheses-NAME.tsv   id, reference, hypothesis, speaker, audio; one line an utterance
+                           "scoring": {normaliser, version}, "hypotheses": {name: sha256 of the file},
+                           "sha256": of all the rest, …}
+    hypotheses-NAME.tsv   id, reference, hypothesis, speaker, audio; one line an utterance, before any normaliser
 
 Neither holds a time or a path: evaluating the same model twice gives the same bytes. What was changed since, even one
 bit, is refused. Files of before have no sha256 and neither speakers nor audio; they are read, and both are unknown.
@@ -19,6 +20,7 @@ import pydantic
 
 from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, Scoring, scoring
 from tf_rnnt_kd.evaluation.significance import Interval, word_error_rate
 from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, place_errors, sum_errors
 
@@ -108,35 +110,38 @@ class Evaluation:
       transcriptions: its utterances, without their scores.
       records: hash of the record set that each test set was read from, where it was told.
       model: hash of the model, if it was told.
-      normaliser: what references and hypotheses went through before they were compared; None in results of before.
+      scoring: how errors were counted, which is how they can be counted here.
     """
 
     sets: dict[str, SetResult]
     transcriptions: dict[str, list[Transcription]]
     records: dict[str, str]
     model: str | None
-    normaliser: str | None
+    scoring: Scoring
 
 
-def score_set(transcriptions: Iterable[Transcription]) -> ScoredSet:
-    """Counts the errors of each utterance."""
+def score_set(transcriptions: Iterable[Transcription], normaliser: str = DEFAULT) -> ScoredSet:
+    """Counts the errors of each utterance, as `wer.count_errors` does."""
     items = tuple(transcriptions)
-    places = tuple(place_errors(item.reference, item.hypothesis) for item in items)
+    places = tuple(place_errors(item.reference, item.hypothesis, normaliser) for item in items)
     errors = np.array([found.sum() for found in places], np.int64)
     return ScoredSet(items, places, errors, np.array([len(found) // 2 for found in places], np.int64))
 
 
-def summarize(transcriptions: Iterable[Transcription], name: str) -> SetResult:
+def summarize(transcriptions: Iterable[Transcription], name: str, normaliser: str = DEFAULT) -> SetResult:
     """Counts the errors of test set `name` and finds the interval of its word error rate.
 
     Raises:
       UserError: if there is no word to compare with.
     """
     items = list(transcriptions)
-    counts = [count_errors(item.reference, item.hypothesis) for item in items]
+    counts = [count_errors(item.reference, item.hypothesis, normaliser) for item in items]
     total = sum_errors(counts)
     if not total.words:
-        raise UserError(f"test set {name!r} has no transcripts, so no word error rate: evaluate on labelled records")
+        raise UserError(
+            f"test set {name!r} has no transcripts, or none that the normaliser {normaliser!r} leaves words of, so no "
+            "word error rate: evaluate on labelled records"
+        )
     return _with_interval(counts, total, [item.speaker for item in items])
 
 
@@ -147,7 +152,10 @@ def _with_interval(counts: Sequence[ErrorCounts], total: ErrorCounts, speakers: 
 
 
 def write_results(
-    path: str, sets: dict[str, Sequence[Transcription]], about: dict[str, Any] | None = None
+    path: str,
+    sets: dict[str, Sequence[Transcription]],
+    about: dict[str, Any] | None = None,
+    normaliser: str = DEFAULT,
 ) -> dict[str, SetResult]:
     """Writes the hypotheses of every set, then, last, the figures.
 
@@ -155,8 +163,10 @@ def write_results(
       path: of the JSON file; `hypotheses-<set>.tsv` go beside it.
       sets: transcriptions of each test set by name.
       about: what else belongs into the file, such as the hash of the model.
+      normaliser: as in `wer.count_errors`; the file names it.
     """
-    results = {name: summarize(transcriptions, name) for name, transcriptions in sets.items()}
+    scored_by = scoring(normaliser)._asdict()
+    results = {name: summarize(transcriptions, name, normaliser) for name, transcriptions in sets.items()}
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     hashes = {}
@@ -165,19 +175,14 @@ def write_results(
         hashes[name] = files.sha256_of(content)
         files.write_atomically(_hypotheses_path(folder, name), content)
     figures = {name: dataclasses.asdict(result) for name, result in results.items()}
-    files.write_atomically(path, files.dump_signed({**(about or {}), "sets": figures, "hypotheses": hashes}))
+    content = {**(about or {}), "scoring": scored_by, "sets": figures, "hypotheses": hashes}
+    files.write_atomically(path, files.dump_signed(content))
     return results
 
 
 def _dump_hypotheses(transcriptions: Iterable[Transcription]) -> bytes:
     rows = [_COLUMNS, *([getattr(item, column) for column in _COLUMNS] for item in transcriptions)]
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows).encode()
-
-
-class _Scoring(pydantic.BaseModel):
-    model_config = files.OPEN
-
-    normaliser: str
 
 
 class _Document(pydantic.BaseModel):
@@ -188,14 +193,15 @@ class _Document(pydantic.BaseModel):
     sha256: files.Sha256 | None = None
     records: dict[str, str] = {}
     model: str | None = None
-    scoring: _Scoring | None = None
+    scoring: Scoring = Scoring()
 
 
 def read_evaluation(path: str) -> Evaluation:
     """The figures and hypotheses of `write_results`.
 
     Raises:
-      UserError: if either is missing or damaged, or they are not of one evaluation.
+      UserError: if either is missing or damaged, they are not of one evaluation, or errors can't be counted here as
+        they were there.
     """
     document = _read_document(path)
     folder, hashes = os.path.dirname(path), document.hypotheses
@@ -203,8 +209,20 @@ def read_evaluation(path: str) -> Evaluation:
         name: read_transcriptions(folder, name, sha256=None if hashes is None else hashes.get(name, ""))
         for name in document.sets
     }
-    normaliser = document.scoring.normaliser if document.scoring else None
-    return Evaluation(document.sets, transcriptions, document.records, document.model, normaliser)
+    _check_scoring(path, document.scoring)
+    return Evaluation(document.sets, transcriptions, document.records, document.model, document.scoring)
+
+
+def _check_scoring(path: str, found: Scoring) -> None:
+    try:
+        here = scoring(found.normaliser)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if found != here:
+        raise UserError(
+            f"{path} was counted by version {found.version!r} of the normaliser {found.normaliser!r}, here is version "
+            f"{here.version!r}: install that one, or evaluate the model again"
+        )
 
 
 def read_results(path: str) -> dict[str, SetResult]:

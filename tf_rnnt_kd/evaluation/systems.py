@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import Scoring
 from tf_rnnt_kd.evaluation.results import RESULTS, ScoredSet, SetResult, read_evaluation, score_set
+from tf_rnnt_kd.text.normalize import normal_form
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +22,7 @@ class Run:
       scored: its errors by test set and utterance.
       records: hash of the records behind each test set, where it is known.
       model: its hash, if known.
-      normaliser: what texts went through before they were compared, if known.
+      scoring: how its errors were counted.
       steps: of its training, if known.
       minutes: of its training, if known.
     """
@@ -29,7 +31,7 @@ class Run:
     scored: dict[str, ScoredSet]
     records: dict[str, str]
     model: str | None = None
-    normaliser: str | None = None
+    scoring: Scoring = Scoring()
     steps: int | None = None
     minutes: float | None = None
 
@@ -65,8 +67,8 @@ def read_run(path: str, *, steps: int | None = None, minutes: float | None = Non
     if not os.path.exists(path):
         raise UserError(f"no results at {path}: evaluate the model first")
     found = read_evaluation(path)
-    scored = {name: score_set(transcriptions) for name, transcriptions in found.transcriptions.items()}
-    return Run(found.sets, scored, found.records, found.model, found.normaliser, steps, minutes)
+    scored = {name: score_set(items, found.scoring.normaliser) for name, items in found.transcriptions.items()}
+    return Run(found.sets, scored, found.records, found.model, found.scoring, steps, minutes)
 
 
 def read_systems(arguments: Sequence[str]) -> list[System]:
@@ -145,16 +147,16 @@ def _describe(name: str, runs: Sequence[Run]) -> CommonSet:
 
 
 def _check_scoring(first: Run, other: Run, both: str) -> None:
-    if first.normaliser != other.normaliser:
-        names = " and ".join(run.normaliser or "nothing told" for run in (first, other))
-        raise UserError(f"{both} were scored after different normalisers ({names}): evaluate both with the same")
+    if first.scoring != other.scoring:
+        names = " and ".join(repr(" ".join(run.scoring)) for run in (first, other))
+        raise UserError(f"errors of {both} were counted after {names}: evaluate both with the same --normaliser")
 
 
 def _check_audio(first: Run, other: Run, both: str, name: str) -> None:
     said = f"{both} were not evaluated on the same {name!r}"
     ours, theirs = (run.scored[name].transcriptions for run in (first, other))
     for one, another in zip(ours, theirs, strict=False):
-        if one[:2] != another[:2]:
+        if one.id != another.id or normal_form(one.reference) != normal_form(another.reference):
             raise UserError(f"{said}: one has utterance {one[:2]}, the other {another[:2]}; {_REMEDY}")
         if one.audio and another.audio and one.audio != another.audio:
             raise UserError(f"{said}: they heard different audio as utterance {one.id!r}; {_REMEDY}")

@@ -14,6 +14,7 @@ from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.nst.plan import Corpus, Plan
 from tf_rnnt_kd.progress import Progress, say
+from tf_rnnt_kd.text.normalize import spoken_text
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 _FINISHED = {"tokenizer": "tokenizer.json"}  # the file that is written last
@@ -98,9 +99,13 @@ def _write(
 
 
 def _transcript(utterance: Utterance) -> str:
-    if not utterance.text:
+    try:
+        text = spoken_text(utterance.text or "")
+    except UserError as error:
+        raise UserError(f"utterance {utterance.id}: {error}") from error
+    if not text:
         raise UserError(f"utterance {utterance.id} has no transcript: give it one, or read its corpus as unlabelled")
-    return utterance.text
+    return text
 
 
 def _encode(tokenizer: Tokenizer, name: str, text: str) -> np.ndarray:

@@ -134,7 +134,7 @@ def run_job(
             results = os.path.join(folder, row.folder, "results.json")
             if not os.path.exists(results):
                 tests = [os.path.join(prepared.folder, name) for name in plan.tests]
-                evaluate_checkpoint(folder, tests, results, second_pass=row.second_pass)
+                evaluate_checkpoint(folder, tests, results, second_pass=row.second_pass, normaliser=plan.normaliser)
         for decoding in generation.decodings:
             decode_tests(plan, decoding, folder, work_dir)
         if generation.export and not os.path.exists(os.path.join(folder, "savedmodel")):
@@ -212,7 +212,7 @@ def _train(plan, generation, seed, work_dir, prepared, strategy, profile):
         folder=folder,
         seed=seed,
         strategy=strategy,
-        evaluators=[_development_evaluator(tokenizer, development)],
+        evaluators=[_development_evaluator(tokenizer, development, plan.normaliser)],
         shown=Shown(list(development.read(0, _EXAMPLES)), tokenizer.pieces),
         profile=profile,
     )
@@ -232,23 +232,23 @@ def _read_cost(folder):
         return json.load(file)
 
 
-def _development_evaluator(tokenizer, records: RecordSet):
+def _development_evaluator(tokenizer, records: RecordSet, normaliser: str):
     """A function from the model to its development WER and some hypotheses; traces its decoder once."""
     decoders = {}
 
     def evaluate(model):
         decode = decoders.setdefault(id(model), make_decoder(model))
         found = list(evaluate_records(model, tokenizer, records, decode=decode))
-        scored = score_set(found)
+        scored = score_set(found, normaliser)
         wer = 100.0 * scored.errors.sum() / max(scored.words.sum(), 1)
-        return Evaluation({BEST_BY: wer}, [_example(transcription) for transcription in found[:_EXAMPLES]])
+        return Evaluation({BEST_BY: wer}, [_example(transcription, normaliser) for transcription in found[:_EXAMPLES]])
 
     return evaluate
 
 
-def _example(transcription):
-    name, reference, hypothesis, *_ = transcription
-    return Example(name, count_errors(reference, hypothesis).wer, *mark_errors(reference, hypothesis))
+def _example(heard, normaliser):
+    texts = heard.reference, heard.hypothesis
+    return Example(heard.id, count_errors(*texts, normaliser).wer, *mark_errors(*texts, normaliser))
 
 
 def _wanted_from(plan: Plan, teacher: Generation) -> list[LabelSet]:
