@@ -1,4 +1,4 @@
-"""Intervals have closed forms where there are any, cover what they say, know their units, and star nothing too early."""
+"""Intervals have closed forms where there are any, cover what they say, know their units, and star nothing early."""
 
 import math
 

@@ -157,12 +157,13 @@ def _check_audio(first: Run, other: Run, both: str, name: str) -> None:
     ours, theirs = (run.scored[name].transcriptions for run in (first, other))
     for one, another in zip(ours, theirs, strict=False):
         if one.id != another.id or normal_form(one.reference) != normal_form(another.reference):
-            raise UserError(f"{said}: one has utterance {one[:2]}, the other {another[:2]}; {_REMEDY}")
+            found = " the other ".join(f"{item.id} {item.reference!r}," for item in (one, another))[:-1]
+            raise UserError(f"{said}: one has utterance {found}; {_REMEDY}")
         if one.audio and another.audio and one.audio != another.audio:
             raise UserError(f"{said}: they heard different audio as utterance {one.id!r}; {_REMEDY}")
     if len(ours) != len(theirs):
         more = max(ours, theirs, key=len)[min(len(ours), len(theirs))]
-        raise UserError(f"{said}: only one has utterance {more[:2]}; {_REMEDY}")
+        raise UserError(f"{said}: only one has utterance {more.id!r}; {_REMEDY}")
     # The audio itself decides where it is known: records of another tokenizer hold the same.
     known = all(item.audio for item in (*ours, *theirs))
     if not known and first.records.get(name) != other.records.get(name):
