@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.lineage import begin, code_version, examine, find_changes, fingerprint, finish, lineage_path, read_lineage
+from tf_rnnt_kd.lineage import (
+    begin,
+    code_version,
+    examine,
+    find_changes,
+    fingerprint,
+    finish,
+    lineage_path,
+    read_lineage,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),

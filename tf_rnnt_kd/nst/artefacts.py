@@ -141,6 +141,7 @@ def model_inputs(plan: Plan, job: Job, work_dir: str) -> tuple[dict[str, Any], d
         "tokenizer": hash_of(places["tokenizer"]),
         "labelled": {name: records_hash(path) for name, path in places["labelled"].items()},
         "development": {name: records_hash(path) for name, path in places["development"].items()},
+        "normaliser": plan.normaliser if chosen_on else None,
         "pseudo_labelled": {
             name: label_inputs(
                 at["teacher"],

@@ -103,6 +103,7 @@ def decode_tests(plan: Plan, decoding: Decoding, folder: str, work_dir: str) -> 
     records = functools.partial(os.path.join, work_dir, "records")
     name = decoding.language_model
     search = {"beam": decoding.beam, "language_model": name and language_model_path(plan, name, work_dir)}
+    search["normaliser"] = plan.normaliser
     trials = os.path.join(target, "trials.json")
     weights = tune_weights(folder, records(plan.development), decoding.candidates, trials=trials, **search)
     evaluate_checkpoint(folder, [records(name) for name in plan.tests], results, weights=weights, **search)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, scoring
 from tf_rnnt_kd.features import stored
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
@@ -200,6 +201,7 @@ class Plan:
       comparisons: pairs of generations, or of their "NAME, second pass" or "NAME, DECODING", whose difference is
         reported with an interval.
       records_per_shard: utterances in a file.
+      normaliser: of `evaluation.normalisers`, by which words are compared, in development and tests.
     """
 
     name: str
@@ -212,8 +214,10 @@ class Plan:
     language_models: Sequence[LanguageModelSpec] = ()
     comparisons: Sequence[tuple[str, str]] = ()
     records_per_shard: int = 256
+    normaliser: str = DEFAULT
 
     def __post_init__(self):
+        scoring(self.normaliser)
         _check_unique("corpus", [corpus.name for corpus in self.corpora])
         rows = [row.name for generation in self.generations for row in generation.rows]
         _check_unique("generation", rows)

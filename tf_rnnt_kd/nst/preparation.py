@@ -17,6 +17,7 @@ from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.lineage import begin, find_changes, fingerprint, finish, read_lineage, stale_error
 from tf_rnnt_kd.nst.plan import Corpus, Plan
 from tf_rnnt_kd.progress import Progress, say
+from tf_rnnt_kd.text.normalize import spoken_text
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 _FINISHED = {"tokenizer": "tokenizer.json"}  # the file that is written last
@@ -166,9 +167,13 @@ def _write(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepared
 
 
 def _transcript(utterance: Utterance) -> str:
-    if not utterance.text:
+    try:
+        text = spoken_text(utterance.text or "")
+    except UserError as error:
+        raise UserError(f"utterance {utterance.id}: {error}") from error
+    if not text:
         raise UserError(f"utterance {utterance.id} has no transcript: give it one, or read its corpus as unlabelled")
-    return utterance.text
+    return text
 
 
 def _encode(tokenizer: Tokenizer, name: str, text: str) -> np.ndarray:

@@ -27,8 +27,9 @@ import tensorflow as tf
 from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint, evaluate_records, make_decoder
-from tf_rnnt_kd.evaluation.report import System, format_differences, format_table, read_run, write_report
+from tf_rnnt_kd.evaluation.report import format_differences, format_table, write_report
 from tf_rnnt_kd.evaluation.results import score_set, write_json, write_text
+from tf_rnnt_kd.evaluation.systems import System, read_run
 from tf_rnnt_kd.evaluation.wer import count_errors, mark_errors
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.labelling.records import label_folder
@@ -189,7 +190,8 @@ def _evaluate(start: Start, job: Job) -> None:
     for row in job.generation.rows:
         if not _has(start, results := results_of(os.path.join(folder, row.folder))):
             tests = [start.prepared.path(name) for name in start.plan.tests]
-            evaluate_checkpoint(folder, tests, results.path, second_pass=row.second_pass)
+            options = {"second_pass": row.second_pass, "normaliser": start.plan.normaliser}
+            evaluate_checkpoint(folder, tests, results.path, **options)
     for decoding in job.generation.decodings:
         parts = parts_of_decoding(decoding_folder(folder, decoding))
         if not all([_has(start, part, clear=remove_parent) for part in parts]):
@@ -302,7 +304,7 @@ def _train(start: Start, job: Job, strategy: tf.distribute.Strategy) -> None:
         folder=folder,
         seed=seed,
         strategy=strategy,
-        evaluators=[_development_evaluator(tokenizer, development)],
+        evaluators=[_development_evaluator(tokenizer, development, plan.normaliser)],
         shown=Shown(list(development.read(0, _EXAMPLES)), tokenizer.pieces),
         profile=start.profile,
     )
@@ -322,23 +324,23 @@ def _read_cost(folder):
         return json.load(file)
 
 
-def _development_evaluator(tokenizer, records: RecordSet):
+def _development_evaluator(tokenizer, records: RecordSet, normaliser: str):
     """A function from the model to its development WER and some hypotheses; traces its decoder once."""
     decoders = {}
 
     def evaluate(model):
         decode = decoders.setdefault(id(model), make_decoder(model))
         found = list(evaluate_records(model, tokenizer, records, decode=decode))
-        scored = score_set(found)
+        scored = score_set(found, normaliser)
         wer = 100.0 * scored.errors.sum() / max(scored.words.sum(), 1)
-        return Evaluation({BEST_BY: wer}, [_example(transcription) for transcription in found[:_EXAMPLES]])
+        return Evaluation({BEST_BY: wer}, [_example(transcription, normaliser) for transcription in found[:_EXAMPLES]])
 
     return evaluate
 
 
-def _example(transcription):
-    name, reference, hypothesis, _ = transcription
-    return Example(name, count_errors(reference, hypothesis).wer, *mark_errors(reference, hypothesis))
+def _example(heard, normaliser):
+    texts = heard.reference, heard.hypothesis
+    return Example(heard.id, count_errors(*texts, normaliser).wer, *mark_errors(*texts, normaliser))
 
 
 def _open_labels(start, label_set, seed, tokenizer_hash):
