@@ -93,8 +93,8 @@ class Training:
             raise UserError(f'handed_on is {self.handed_on!r}: it is "last" or "best"')
         if self.precision not in PRECISIONS:
             raise UserError(
-                f"Training.precision is {self.precision!r}: it is {' or '.join(map(repr, PRECISIONS))} (float16 needs a "
-                "scaled loss, which there is not: take 'mixed_bfloat16')"
+                f"Training.precision is {self.precision!r}: it is {' or '.join(map(repr, PRECISIONS))} (float16 needs "
+                "a scaled loss, which there is not: take 'mixed_bfloat16')"
             )
         if self.keep_checkpoints < 1:
             raise UserError(f"keep_checkpoints is {self.keep_checkpoints}: a run needs one to go on from")

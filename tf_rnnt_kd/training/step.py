@@ -154,7 +154,7 @@ def make_train_step(
         context = tf.distribute.get_replica_context()
         num_labels = tf.reduce_sum(tf.cast(batch.num_labels, tf.float32))
         num_labels = tf.maximum(context.all_reduce(tf.distribute.ReduceOp.SUM, num_labels), 1.0)
-        before = [tf.identity(seed) for seed in seeds]
+        before = list(map(tf.identity, seeds))
         _shift_seeds(seeds, context, 1)
         sums, grads = gradients(batch, num_labels)
         _shift_seeds(seeds, context, -1)
@@ -164,8 +164,7 @@ def make_train_step(
             grads = [g + l2 * v if len(v.shape) > 1 else g for g, v in zip(grads, variables, strict=True)]
         norm = tf.linalg.global_norm(grads)
         finite, scale = tf.math.is_finite(norm), clip_norm / tf.maximum(norm, clip_norm)
-        for seed, old in zip(seeds, before, strict=True):
-            seed.assign(tf.where(finite, seed, old))
+        _keep_seeds(seeds, before, finite)
         optimizer.apply([scale * g for g in grads], model.trainable_variables, finite)
         return _metrics(sums, norm, finite)
 
@@ -243,6 +242,11 @@ def _shift_seeds(seeds, context, sign):
         shift = sign * _SEED_STRIDE * tf.cast(context.replica_id_in_sync_group, tf.int64)
         for seed in seeds:
             seed.assign(seed + tf.cast(tf.stack([shift, 0]), seed.dtype))
+
+
+def _keep_seeds(seeds, before, moved):
+    for seed, old in zip(seeds, before, strict=True):
+        seed.assign(tf.where(moved, seed, old))
 
 
 def _metrics(sums, norm, finite):
