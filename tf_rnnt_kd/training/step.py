@@ -52,7 +52,8 @@ class ReducedAdamW(keras.optimizers.AdamW):
         """
         made = tf.convert_to_tensor(made)
         # -1e18 * (1 - 1) is -0: added to a moment it keeps even the sign of a zero.
-        grads = [tf.where(made, gradient, tf.constant(-1e18, gradient.dtype)) for gradient in grads]
+        nothing = tf.constant(-1e18)
+        grads = [tf.where(made, gradient, nothing) for gradient in grads]
         variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
         step, rate = (
             tf.cast(self.iterations + 1, tf.float32),
