@@ -9,9 +9,10 @@ import tensorflow as tf
 from tests import tiny
 from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: F401
 from tests.workers import ROOT
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.training.averages import take_averages
 from tf_rnnt_kd.training.cascade import CascadedObjective
-from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.objective import Band, Objective
 from tf_rnnt_kd.training.schedules import WarmupCosine
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_train_step, weight_noise
 from tf_rnnt_kd.training.strategy import make_strategy
@@ -231,6 +232,27 @@ def test_micro_batches_add_up_to_the_batch(teacher_joint):  # noqa: F811
     assert metrics == pytest.approx(expected, rel=1e-5)
     for a, b in zip(parts.gradients, whole.gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"kl_weight": 0.1, "teacher_delay": (0, 1)}, "teacher_delay of several values"),
+        ({"band": Band(acoustic_scale=0.2)}, "Band.acoustic_scale"),
+    ],
+)
+def test_what_is_decided_over_the_whole_batch_does_not_go_with_micro_batches(setting, name):
+    model, objective = tiny.transducer(V), Objective(**setting)
+    with pytest.raises(UserError, match=f"{name}: decided over the whole batch, which Training.accumulation = 3 divid"):
+        make_train_step(model, Recorder(), objective, None, clip_norm=1.0, accumulation=3)
+    make_train_step(model, Recorder(), objective, None, clip_norm=1.0, jit_compile=True)
+
+
+@pytest.mark.slow  # another process
+def test_what_is_decided_over_the_whole_batch_is_so_on_replicas():
+    program = [sys.executable, "-m", "tests.training.divided"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_dropout_moves_on_from_one_micro_batch_to_the_next():

@@ -24,7 +24,14 @@ from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint, find_teacher_joint
 from tf_rnnt_kd.training.profiling import Profiler, Steps
-from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
+from tf_rnnt_kd.training.step import (
+    ReducedAdamW,
+    check_undivided,
+    decoder_rates,
+    make_call,
+    make_train_step,
+    weight_noise,
+)
 from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief, total_of_workers
 from tf_rnnt_kd.training.watching import BEST_BY, NOTHING, Evaluation, Shown, Watch, flatten_settings, make_pictures
 
@@ -160,7 +167,9 @@ class _Run:
         self.name, self.training, self.strategy, self.seed = name, training, strategy, seed
         self.sets = [*labelled, *pseudo_labelled]
         self.chief, self.skipped = is_chief(strategy), 0
-        check_divisible(training.buckets, strategy.num_replicas_in_sync, training.accumulation)
+        num_replicas = strategy.num_replicas_in_sync
+        check_divisible(training.buckets, num_replicas, training.accumulation)
+        check_undivided(f"training {name}", objective, training.accumulation, training.jit_compile, num_replicas)
         keras.utils.set_random_seed(seed)
         keras.config.set_dtype_policy(training.precision)
         with strategy.scope():

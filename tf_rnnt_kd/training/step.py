@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 
@@ -105,6 +106,32 @@ def decoder_rates(model: Transducer, rate: float) -> dict[str, float]:
     return {v.path: rate for part in (model.prediction, model.joint) for v in part.trainable_variables}
 
 
+def check_undivided(
+    where: str, objective: Objective, accumulation: int, jit_compile: bool, num_replicas: int = 1
+) -> None:
+    """Raises UserError where something is to be decided over a batch whose parts don't meet before it is.
+
+    Replicas meet within a step, except inside what XLA compiles by itself; micro-batches come one after the other.
+
+    Args:
+      where: what the error names first.
+      objective: what to minimise.
+      accumulation: micro-batches of a replica.
+      jit_compile: whether forward and backward are compiled.
+      num_replicas: among which a batch is divided.
+    """
+    names = " and ".join(getattr(objective, "whole_batch", ()))
+    if not names or (accumulation == 1 and not (jit_compile and num_replicas > 1)):
+        return
+    divided, remedy = f"accumulation = {accumulation} divides", "accumulation = 1"
+    if accumulation == 1:
+        divided, remedy = f"jit_compile on {num_replicas} replicas divides", "jit_compile = False"
+    raise UserError(
+        f"{where}: {names}: decided over the whole batch, which Training.{divided}; set Training.{remedy}, or a single "
+        "teacher_delay and acoustic_scale = 0"
+    )
+
+
 def make_train_step(
     model: Transducer,
     optimizer: ReducedAdamW,
@@ -133,7 +160,11 @@ def make_train_step(
       accumulation: micro-batches that a replica's rows are divided into, one after the other: memory of one of them.
       l2: adds the gradient of `l2 / 2 * sum w^2` over matrices, before clipping; no metric shows it.
       noise: see `weight_noise`; None for none.
+
+    Raises:
+      UserError: as `check_undivided`, for replicas by the step.
     """
+    check_undivided("the training step", objective, accumulation, jit_compile)
     compiled = jit_compile or bool(tf.config.list_logical_devices("TPU"))
     variables = [variable.value for variable in model.trainable_variables]
     seeds = [v.value for v in model.non_trainable_variables if "seed_generator" in v.path]
@@ -170,6 +201,7 @@ def make_train_step(
         return _metrics(sums, norm, finite)
 
     def step(strategy, batch):
+        check_undivided("the training step", objective, accumulation, jit_compile, strategy.num_replicas_in_sync)
         per_replica = strategy.run(replica_step, args=(batch,))
         return {name: strategy.experimental_local_results(value)[0] for name, value in per_replica.items()}
 
