@@ -120,7 +120,7 @@ def make_schedule(
     """
     if pseudo_labelled and not 0.0 <= labelled_fraction < 1.0:
         raise UserError(
-            f"labelled_fraction is {labelled_fraction:g}: give 0 to below 1, which leaves room for pseudo-labelled speech"
+            f"labelled_fraction is {labelled_fraction:g}: give 0 to below 1, to leave room for pseudo-labelled speech"
         )
     sets = [*labelled, *pseudo_labelled]
     samples = np.concatenate([s.index.num_samples for s in sets])  # [R]
