@@ -91,6 +91,14 @@ def test_what_the_plan_names_must_be_there(changes, message):
         (generation("x", "teacher", codec="factored"), "'x': a codec goes with kl_weight > 0"),
         (generation("x", "teacher", objective=Objective(kl_weight=0.1)), "kl_weight > 0 with a codec"),
         (generation("x", "teacher", training=tiny.training(1)), "'x': labelled_fraction is 1"),
+        (
+            soft(
+                "x",
+                objective=Objective(kl_weight=0.1, teacher_delay=(0, 1)),
+                training=tiny.training(1, labelled_fraction=0.3, accumulation=2),
+            ),
+            "'x': Objective.teacher_delay of several values: decided over the whole batch, .*accumulation = 2",
+        ),
         (generation("x", labelled=("train", "dev")), "'x' trains on 'dev', which is held out"),
         (generation("x", "teacher", unlabelled=("test",)), "'x' trains on 'test', which is held out"),
     ],

@@ -14,6 +14,7 @@ from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.language_model import LanguageTraining
 from tf_rnnt_kd.training.loop import Training
 from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.step import check_undivided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +275,7 @@ class Plan:
             raise UserError(f"{where} needs both a teacher and unlabelled corpora, or neither")
         if generation.objective.needs_teacher != bool(generation.codec):
             raise UserError(f"{where}: a codec goes with kl_weight > 0, and kl_weight > 0 with a codec")
+        check_undivided(where, generation.objective, generation.training.accumulation, jit_compile=False)
         if generation.teacher and not 0.0 <= generation.training.labelled_fraction < 1.0:
             fraction = generation.training.labelled_fraction
             raise UserError(f"{where}: labelled_fraction is {fraction:g}; with pseudo-labelled speech it is below 1")

@@ -24,9 +24,18 @@ from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint, find_teacher_joint
 from tf_rnnt_kd.training.profiling import Profiler, Steps
-from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
+from tf_rnnt_kd.training.step import (
+    ReducedAdamW,
+    check_undivided,
+    decoder_rates,
+    make_call,
+    make_train_step,
+    weight_noise,
+)
 from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief, total_of_workers
 from tf_rnnt_kd.training.watching import BEST_BY, NOTHING, Evaluation, Shown, Watch, flatten_settings, make_pictures
+
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Training:
     """How to train.
 
     Attributes:
-      steps: updates.
+      steps: batches; one whose update is skipped counts, though nothing moves, the learning rate's schedule neither.
       buckets: shapes and sizes of batches.
       learning_rate: a Keras learning-rate schedule.
       augmentation: SpecAugment of the student's input.
@@ -47,9 +56,9 @@ class Training:
       accumulation: micro-batches that a replica makes of its part of a batch, to save memory.
       ema_decay: of averages of the weights, which are evaluated and exported in their place; 0 for none.
       variational_noise: deviation of the noise on weights while gradients are computed (Graves 2011); 0 for none.
-      first_noisy_step: there is no such noise before.
+      first_noisy_step: there is no such noise before; in updates made.
       max_skipped: updates without finite gradient, one after the other, that end the run.
-      precision: Keras dtype policy: "float32" or "mixed_bfloat16".
+      precision: Keras dtype policy: "float32" or "mixed_bfloat16". No other: float16 would need its loss scaled.
       jit_compile: compile forward and backward with XLA.
       steps_per_call: most steps in one call of the graph, which spares the host of an accelerator; a call ends where
         something is to be reported, evaluated or saved.
@@ -89,6 +98,11 @@ class Training:
     def __post_init__(self):
         if self.handed_on not in ("last", "best"):
             raise UserError(f'handed_on is {self.handed_on!r}: it is "last" or "best"')
+        if self.precision not in PRECISIONS:
+            raise UserError(
+                f"Training.precision is {self.precision!r}: it is {' or '.join(map(repr, PRECISIONS))} (float16 needs "
+                "a scaled loss, which there is not: take 'mixed_bfloat16')"
+            )
         if self.keep_checkpoints < 1:
             raise UserError(f"keep_checkpoints is {self.keep_checkpoints}: a run needs one to go on from")
 
@@ -153,7 +167,9 @@ class _Run:
         self.name, self.training, self.strategy, self.seed = name, training, strategy, seed
         self.sets = [*labelled, *pseudo_labelled]
         self.chief, self.skipped = is_chief(strategy), 0
-        check_divisible(training.buckets, strategy.num_replicas_in_sync, training.accumulation)
+        num_replicas = strategy.num_replicas_in_sync
+        check_divisible(training.buckets, num_replicas, training.accumulation)
+        check_undivided(f"training {name}", objective, training.accumulation, training.jit_compile, num_replicas)
         keras.utils.set_random_seed(seed)
         keras.config.set_dtype_policy(training.precision)
         with strategy.scope():
