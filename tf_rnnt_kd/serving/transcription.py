@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_rnnt_kd.data.corpora import decode_audio, find_audio
+from tf_rnnt_kd.data.audio import decode_audio
+from tf_rnnt_kd.data.folders import find_audio
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.serving.recognizer import LiteRecognizer, Recognizer, in_chunks
 from tf_rnnt_kd.text.subtitles import format_srt, format_vtt
