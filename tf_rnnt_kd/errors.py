@@ -19,8 +19,6 @@ _EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDI
 
 _MUTED = threading.Lock()
 
-_SHOWN = 10  # problems in one line
-
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
 
 
@@ -37,13 +35,18 @@ class UserError(Exception):
         self.message = message
 
 
-def join_problems(problems: Sequence[str], where: str) -> str:
-    """Everything that is wrong somewhere as one line: a single problem as it is, of many the first ten."""
-    if len(problems) == 1:
-        return problems[0]
-    shown = "; ".join(f"({i + 1}) {problem}" for i, problem in enumerate(problems[:_SHOWN]))
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return f"{where}: {len(problems)} problems: {shown}{more}"
+class Problems(UserError):
+    """Everything that is wrong somewhere, in one line: a single problem as it is, of many the first ones.
+
+    Attributes:
+      problems: all of them.
+    """
+
+    def __init__(self, problems: Sequence[str], where: str, *, shown: int = 10):
+        first = "; ".join(f"({i + 1}) {problem}" for i, problem in enumerate(problems[:shown]))
+        more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+        super().__init__(problems[0] if len(problems) == 1 else f"{where}: {len(problems)} problems: {first}{more}")
+        self.problems = problems
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:

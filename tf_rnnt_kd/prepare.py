@@ -7,6 +7,7 @@ from tf_rnnt_kd.errors import run_command
 _CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the tokenizer and the record sets.", required=True)
 _PARAM = flags.DEFINE_multi_string("param", [], "Overrides a macro or binding of the config: NAME=value.")
+_SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
 
 
 def main(argv):
@@ -17,7 +18,7 @@ def main(argv):
     from tf_rnnt_kd.progress import say
 
     plan, _ = load_plan(_CONFIG.value, _PARAM.value)
-    tokens = prepare(plan, _OUTPUT.value).tokenizer().vocabulary_size
+    tokens = prepare(plan, _OUTPUT.value, skip_bad=_SKIP_BAD.value).tokenizer().vocabulary_size
     names = [corpus.name for corpus in plan.corpora]
     say(f"  {_OUTPUT.value}: a tokenizer of {tokens} labels, {len(names)} record sets: {', '.join(names)}")
 

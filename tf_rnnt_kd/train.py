@@ -19,6 +19,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
 )
 _PROFILE = flags.DEFINE_string("profile", None, "FIRST,LAST: steps of each training to trace for TensorBoard.")
+_SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
 _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: this one alone; plan prepared, teacher finished.")
 
 
@@ -55,7 +56,9 @@ def _run(plan, text, work_dir, profile):
     begin = functools.partial(configuration.begin, work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
     if _STRATEGY.value == "multiworker":
         with end_with_others():
-            table = run.run_together(plan, work_dir, begin, make_strategy(_STRATEGY.value), profile=profile)
+            table = run.run_together(
+                plan, work_dir, begin, make_strategy(_STRATEGY.value), profile=profile, skip_bad=_SKIP_BAD.value
+            )
             _show(table, work_dir)
         return
     begin()
@@ -73,6 +76,7 @@ def _run(plan, text, work_dir, profile):
         lambda: make_strategy(_STRATEGY.value, _TPU.value),
         children if at_once > 1 else None,
         profile=profile,
+        skip_bad=_SKIP_BAD.value,
     )
     _show(table, work_dir)
 

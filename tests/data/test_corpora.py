@@ -12,8 +12,9 @@ import soundfile
 import tensorflow as tf
 from absl import logging
 
-from tf_rnnt_kd.data import corpora
-from tf_rnnt_kd.data.corpora import decode_audio, read_librispeech
+from tf_rnnt_kd.data import audio
+from tf_rnnt_kd.data.audio import AUDIO_SUFFIXES, decode_audio
+from tf_rnnt_kd.data.corpora import read_librispeech
 from tf_rnnt_kd.errors import UserError
 
 RATE = 16000
@@ -368,16 +369,16 @@ def read_bytes(content, dtype):
 def tensorflow_io(monkeypatch):
     def install(decode_wav):
         monkeypatch.setitem(sys.modules, "tensorflow_io", fake_tensorflow_io(decode_wav))
-        corpora._tensorflow_io.cache_clear()
+        audio._tensorflow_io.cache_clear()
 
     yield install
-    corpora._tensorflow_io.cache_clear()
+    audio._tensorflow_io.cache_clear()
 
 
 def test_the_probe_is_a_wav_file_of_one_sample(tensorflow_io):
     seen = []
     tensorflow_io(lambda content, dtype: seen.append(content))
-    corpora._tensorflow_io()
+    audio._tensorflow_io()
     samples, rate = tf.audio.decode_wav(seen[0])
     assert samples.shape == [1, 1] and rate == RATE
 
@@ -412,7 +413,7 @@ def test_tensorflow_io_that_loads_but_does_not_work_is_refused(work_dir, tensorf
 
 def test_absent_tensorflow_io_is_refused_before_listing(work_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
-    corpora._tensorflow_io.cache_clear()
+    audio._tensorflow_io.cache_clear()
     with pytest.raises(UserError, match=r"tensorflow-io does not work here .*pip install tf_rnnt_kd\[tfio\]"):
         read_librispeech(str(work_dir), decoder="tensorflow_io")
 

@@ -14,7 +14,7 @@ from absl import logging
 from tf_rnnt_kd.data.audio import AudioError, audio_seconds, check_decoder, decode_audio, mono_seconds, show_name
 from tf_rnnt_kd.data.folders import find_audio, name_problem
 from tf_rnnt_kd.data.transcripts import TRANSCRIPT_SUFFIX, Transcript, as_id, read_transcripts
-from tf_rnnt_kd.errors import UserError, join_problems
+from tf_rnnt_kd.errors import Problems, UserError
 
 _HOPS_PER_SECOND = 100  # resolution of cuts
 _PAUSE_HOPS = 20  # a cut goes where so many hops together are quietest
@@ -39,7 +39,7 @@ class Utterance:
     source: str = ""
 
 
-class BadAudio(UserError):
+class BadAudio(Problems):
     """A corpus with files that are no speech, but nothing else wrong.
 
     Attributes:
@@ -48,7 +48,7 @@ class BadAudio(UserError):
     """
 
     def __init__(self, errors: Sequence[AudioError], utterances: Sequence[Utterance], where: str):
-        super().__init__(join_problems([error.message for error in errors], where))
+        super().__init__([error.message for error in errors], where)
         self.errors = errors
         self.utterances = utterances
 
@@ -110,8 +110,7 @@ def read_librispeech(
     kept = [u for path in folders for u in _read_folder(path, labelled, min_seconds, max_seconds, decoder, faults)]
     kept.sort(key=lambda utterance: utterance.id)
     if faults.layout:
-        problems = [*faults.layout, *(error.message for error in faults.audio)]
-        raise UserError(join_problems(problems, show_name(folder)))
+        raise Problems([*faults.layout, *(error.message for error in faults.audio)], show_name(folder))
     if faults.audio:
         raise BadAudio(faults.audio, kept, show_name(folder))
     return kept

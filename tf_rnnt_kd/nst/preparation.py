@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tf_rnnt_kd.data.corpora import Utterance
+from tf_rnnt_kd.data.corpora import BadAudio, Utterance
 from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
@@ -13,6 +13,7 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.nst.plan import Corpus, Plan
+from tf_rnnt_kd.nst.skipping import Skipped
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -38,16 +39,23 @@ class Prepared:
         return open_records(os.path.join(self.folder, corpus), tokenizer_hash=self.tokenizer().hash)
 
 
-def prepare(plan: Plan, folder: str) -> Prepared:
-    """Trains the tokenizer and writes every corpus of the plan that is not there yet."""
+def prepare(plan: Plan, folder: str, *, skip_bad: int = 0) -> Prepared:
+    """Trains the tokenizer and writes every corpus of the plan that is not there yet.
+
+    Args:
+      plan: what to prepare.
+      folder: where.
+      skip_bad: how many files of audio that can't be read, of all corpora together, may be left out.
+    """
     prepared = Prepared(folder)
     missing = [corpus for corpus in plan.corpora if not prepared.has(corpus.name)]
     if not missing:
         return prepared
-    listed = {corpus.name: corpus.utterances() for corpus in missing}
+    skipped = Skipped(folder, [corpus.name for corpus in plan.corpora], skip_bad)
+    listed = skipped.list_corpora(missing)
     if not prepared.has("tokenizer"):
         spec = plan.tokenizer
-        utterances = [u for name in spec.corpora for u in listed.get(name) or plan.corpus(name).utterances()]
+        utterances = [u for name in spec.corpora for u in listed.get(name) or _utterances(plan.corpus(name))]
         tokenizer = train_tokenizer(
             [_transcript(u) for u in utterances],
             os.path.join(folder, "tokenizer"),
@@ -59,25 +67,38 @@ def prepare(plan: Plan, folder: str) -> Prepared:
         letters = letters if len(letters) <= 100 else f"{letters[:100]}… ({len(letters)} in all)"
         say(f"  tokenizer: {tokenizer.vocabulary_size} labels over the characters {letters}")
     for corpus in missing:
-        _write(corpus, listed[corpus.name], prepared, plan.records_per_shard, plan.stored_features(corpus))
+        _write(corpus, listed[corpus.name], prepared, plan.records_per_shard, plan.stored_features(corpus), skipped)
     return prepared
 
 
 def transcripts(corpus: Corpus) -> list[str]:
     """What a labelled corpus says; no audio is read."""
-    return [_transcript(utterance) for utterance in corpus.utterances()]
+    return [_transcript(utterance) for utterance in _utterances(corpus)]
+
+
+def _utterances(corpus: Corpus) -> list[Utterance]:
+    """All of a corpus, also those whose audio is bad: their text is not."""
+    try:
+        return corpus.utterances()
+    except BadAudio as error:
+        return list(error.utterances)
 
 
 def _write(
-    corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, records_per_shard: int, features: str | None
+    corpus: Corpus,
+    utterances: Sequence[Utterance],
+    prepared: Prepared,
+    records_per_shard: int,
+    features: str | None,
+    skipped: Skipped,
 ) -> None:
     tokenizer = prepared.tokenizer()
 
     def to_records(part: Sequence[Utterance]) -> Iterator[Record]:
-        for utterance in part:
+        for utterance, samples in skipped.load(corpus.name, part, utterances):
             text = _transcript(utterance) if corpus.labelled else ""
             labels = _encode(tokenizer, utterance.id, text)
-            yield Record(utterance.id, utterance.speaker, text, utterance.load(), labels, source=HUMAN_TRANSCRIPT)
+            yield Record(utterance.id, utterance.speaker, text, samples, labels, source=HUMAN_TRANSCRIPT)
 
     with Progress(f"prepare {corpus.name}", len(utterances), "utterances") as progress:
         records = write_records(
@@ -94,7 +115,9 @@ def _write(
             records_per_shard=records_per_shard,
             on_progress=lambda done, _: progress.update(done),
         )
-    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h")
+    say(
+        f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h{skipped.describe(corpus.name)}"
+    )
 
 
 def _transcript(utterance: Utterance) -> str:

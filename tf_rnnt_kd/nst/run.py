@@ -52,6 +52,7 @@ def run_plan(
     children: Children | None,
     *,
     profile: Steps | None = None,
+    skip_bad: int = 0,
 ) -> str:
     """The whole plan; returns the report.
 
@@ -61,8 +62,9 @@ def run_plan(
       strategy: makes the strategy when the first model is trained in this process.
       children: how to run generations side by side in processes of their own; None for one after the other in this one.
       profile: steps of each training here to trace; children are told by their command.
+      skip_bad: of `prepare`.
     """
-    _prepare(plan, work_dir)
+    _prepare(plan, work_dir, skip_bad)
     jobs = [job for job in list_jobs(plan) if not is_finished(plan, job, work_dir)]
     if children is not None:
         run_jobs(jobs, children.command, children.at_once)
@@ -79,6 +81,7 @@ def run_together(
     strategy: tf.distribute.Strategy,
     *,
     profile: Steps | None = None,
+    skip_bad: int = 0,
 ) -> str | None:
     """The whole plan by several workers that share `work_dir`: all train, the chief does everything else.
 
@@ -88,6 +91,7 @@ def run_together(
       begin: `configuration.begin` for this folder and this worker's configuration, which has to be the chief's.
       strategy: over the workers.
       profile: steps of each training to trace, in the chief.
+      skip_bad: of `prepare`.
 
     Returns:
       The report, in the chief.
@@ -95,7 +99,7 @@ def run_together(
     chief = is_chief(strategy)
     if chief:
         begin()
-        _prepare(plan, work_dir)
+        _prepare(plan, work_dir, skip_bad)
     of_chief(strategy, 0)
     if not chief:
         begin(must_be_equal=True)
@@ -107,8 +111,8 @@ def run_together(
     return text
 
 
-def _prepare(plan: Plan, work_dir: str) -> None:
-    prepare(plan, os.path.join(work_dir, "records"))
+def _prepare(plan: Plan, work_dir: str, skip_bad: int) -> None:
+    prepare(plan, os.path.join(work_dir, "records"), skip_bad=skip_bad)
     for spec in plan.language_models:
         with _sole_user(os.path.join(work_dir, "language", spec.name)):
             make_language_model(plan, spec, work_dir)
