@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_rnnt_kd.data import audio
-from tf_rnnt_kd.data.audio import AUDIO_SUFFIXES, decode_audio
+from tf_rnnt_kd.data.audio import decode_audio
 from tf_rnnt_kd.data.corpora import read_librispeech
 from tf_rnnt_kd.errors import UserError
 
@@ -96,7 +96,7 @@ def test_limits_on_length_leave_utterances_out_and_say_so(corpus, monkeypatch):
 
 
 def test_listing_without_limits_opens_no_audio(corpus, monkeypatch):
-    monkeypatch.setattr(soundfile, "info", None)
+    monkeypatch.setattr(audio, "find_streams", None)
     assert len(read_librispeech(str(corpus))) == 5
 
 
@@ -113,7 +113,7 @@ def test_a_missing_folder_is_refused(work_dir):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_an_empty_corpus_is_refused(work_dir, labelled):
     (work_dir / "1.trans.txt").write_text("1 A\n")
-    with pytest.raises(UserError, match=rf"{work_dir} has no audio \(.flac .wav .ogg .opus .mp3\): check the path"):
+    with pytest.raises(UserError, match=rf"{work_dir} has no audio \(.flac .wav .ogg .* .mp2\): check the path"):
         read_librispeech(str(work_dir), labelled=labelled)
 
 
@@ -253,8 +253,7 @@ def test_pieces_that_are_too_short_are_left_out_and_keep_their_numbers(work_dir)
 
 def test_only_long_files_are_read_to_be_listed(work_dir, monkeypatch):
     add_audio(work_dir / "a" / "b" / "short.flac", tone(2.0))
-    monkeypatch.setattr(soundfile, "blocks", None)
-    monkeypatch.setattr(soundfile, "read", None)
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
     assert len(read_librispeech(str(work_dir), labelled=False, max_seconds=2.0)) == 1
 
 

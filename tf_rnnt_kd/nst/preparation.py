@@ -115,9 +115,8 @@ def _write(
             records_per_shard=records_per_shard,
             on_progress=lambda done, _: progress.update(done),
         )
-    say(
-        f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h{skipped.describe(corpus.name)}"
-    )
+    left_out = skipped.describe(corpus.name)
+    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h{left_out}")
 
 
 def _transcript(utterance: Utterance) -> str:

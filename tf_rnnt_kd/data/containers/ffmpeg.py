@@ -12,7 +12,6 @@ import numpy as np
 
 from tf_rnnt_kd.data.containers.streams import Damaged, Foreign
 
-_TIMED = ("mov", "matroska", "asf")  # containers whose length is what was written, not an estimate
 _MISSING_SECONDS = 0.25  # more than what encoders add and decoders drop at both ends
 
 
@@ -57,24 +56,18 @@ def _load(form: Foreign) -> ModuleType:
 
 def _blocks(av: ModuleType, container: Any, stream: Any, form: Foreign) -> Iterator[Decoded]:
     resampler = av.AudioResampler(format="fltp")  # of the same rate and channels
-    promised = _promised_seconds(container, stream) if form.demuxer in _TIMED else 0.0
-    seconds = 0.0
+    # Elsewhere it is an estimate, or the end of the pictures.
+    promised = float(stream.duration * stream.time_base) if form.demuxer == "mov" and stream.duration else 0.0
+    begin, seconds = None, 0.0
     for frame in container.decode(stream):
         if frame.is_corrupt:
             raise Damaged("a part of it is damaged")
+        if begin is None:
+            begin = frame.time
         seconds += frame.samples / frame.sample_rate
+        if frame.time is not None and begin is not None:
+            promised = max(promised, frame.time - begin)
         for even in resampler.resample(frame):
             yield Decoded(even.to_ndarray().T, even.sample_rate)
     if seconds < promised - _MISSING_SECONDS:
-        raise Damaged(f"it is cut off, {seconds:.2f} of {promised:.2f} seconds are there")
-
-
-def _promised_seconds(container: Any, stream: Any) -> float:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    written = stream.metadata.get("DURATION")  # of Matroska, as hours:minutes:seconds
-    if written:
-        hours, minutes, seconds = written.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    alone = len(container.streams) == 1 and container.duration
-    return container.duration / 1_000_000 if alone else 0.0
+        raise Damaged(f"parts of it are missing, {seconds:.2f} of {promised:.2f} seconds are there")

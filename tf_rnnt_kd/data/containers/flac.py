@@ -12,6 +12,8 @@ _INFO_BYTES = 34
 _BLOCK = 1 << 20  # bytes read at once
 _TAILS = (1 << 16, 1 << 22)  # where the last frame is looked for; no frame is longer
 _FRAME_HEADER = 16  # bytes at most
+_CHANNELS = (1, 2, 3, 4, 5, 6, 7, 8, 2, 2, 2, 0, 0, 0, 0, 0)  # by a frame's code; 8 to 10 are ways to store a pair
+_HERTZ = dict(enumerate((88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000), start=1))
 
 
 class _Info(NamedTuple):
@@ -30,7 +32,9 @@ def find_flac_streams(file: BinaryIO, size: int) -> list[Stream]:
       Damaged: a stream ends before or after the sample that its header gives.
     """
     starts = list(_find_markers(file))
-    if starts and len(starts) == 1:
+    if not starts:
+        raise Damaged("its header is damaged")
+    if len(starts) == 1:
         return [_stream(file, starts[0], size, is_alone=True)]
     return [_stream(file, *ends, is_alone=False) for ends in zip(starts, [*starts[1:], size], strict=True)]
 
@@ -54,7 +58,7 @@ def _stream(file: BinaryIO, start: int, stop: int, *, is_alone: bool) -> Stream:
     info = _parse_info(head[8:])
     ends = _frame_ends(file, _first_frame(file, start, stop), stop, info)
     if not ends:
-        raise Damaged("it has no samples" if not info.total else "it is cut off before its first frame")
+        raise Damaged("it has no frame that fits its header" if info.total else "it has no samples")
     if info.total in ends:
         return Stream(0 if is_alone else start, stop)  # with its tags, as it is
     if info.total:
@@ -101,8 +105,7 @@ def _parse_frame(header: bytes, info: _Info) -> int | None:
     """The sample after a frame, or None where the bytes are no header of this stream's frames."""
     if len(header) < 6 or header[1] not in (0xF8, 0xF9) or header[3] & 1:
         return None
-    channels = min(header[3] >> 4, 8)
-    if (2 if channels == 8 else channels + 1) != info.channels or header[3] >> 4 > 10:
+    if _CHANNELS[header[3] >> 4] != info.channels or _HERTZ.get(header[2] & 15, info.rate) != info.rate:
         return None
     number, at = _coded_number(header)
     block_size, at = _block_size(header, at)

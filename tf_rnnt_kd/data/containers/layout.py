@@ -4,7 +4,7 @@ import os
 import stat
 from typing import BinaryIO
 
-from tf_rnnt_kd.data.containers import flac, mp3, ogg, pcm
+from tf_rnnt_kd.data.containers import boxes, flac, mp3, ogg, pcm
 from tf_rnnt_kd.data.containers.streams import Damaged, Foreign, Stream, end_of_id3, read_at
 
 _FOREIGN = {
@@ -34,9 +34,11 @@ def find_streams(path: str) -> list[Stream] | Foreign:
 
 def _find_streams(file: BinaryIO, size: int, is_named_mp3: bool) -> list[Stream] | Foreign:
     head = read_at(file, 0, _HEAD)
-    found = _find_pcm(file, head, size) or _find_foreign(head)
-    if found:
-        return found
+    pcm_streams, foreign = _find_pcm(file, head, size), _find_foreign(head)
+    if foreign:
+        boxes.check_whole(file, size, foreign)
+    if pcm_streams or foreign:
+        return pcm_streams or foreign
     if head.startswith(b"OggS"):
         return ogg.find_ogg_streams(file, size)
     after_tag = end_of_id3(head)
@@ -55,11 +57,11 @@ def _find_streams(file: BinaryIO, size: int, is_named_mp3: bool) -> list[Stream]
 
 def _find_pcm(file: BinaryIO, head: bytes, size: int) -> list[Stream] | None:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
-        return pcm.find_wav_streams(file, 0, size)
+        return pcm.find_chunk_streams(file, size)
     if head.startswith(b"riff\x2e\x91\xcf\x11"):
         return pcm.find_w64_streams(file, size)
     if head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC"):
-        return pcm.find_aiff_streams(file, size)
+        return pcm.find_chunk_streams(file, size)
     if head.startswith(b".snd"):
         return pcm.find_au_streams(file, size)
     return pcm.find_sphere_streams(file, size) if head.startswith(b"NIST_1A") else None
