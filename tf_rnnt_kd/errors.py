@@ -1,12 +1,14 @@
 """Errors a person can act on, and the frame around every command that shows them."""
 
+import contextlib
 import errno
 import os
 import select
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -14,6 +16,8 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the Python traceback of an erro
 
 # A full disk, a closed one, and a path of an option that is a file where a folder should be.
 _EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+_MUTED = threading.Lock()
 
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
 
@@ -29,6 +33,20 @@ class UserError(Exception):
     def __init__(self, message: str):
         super().__init__(message)
         self.message = message
+
+
+class Problems(UserError):
+    """Everything that is wrong somewhere, in one line: a single problem as it is, of many the first ones.
+
+    Attributes:
+      problems: all of them.
+    """
+
+    def __init__(self, problems: Sequence[str], where: str, *, shown: int = 10):
+        first = "; ".join(f"({i + 1}) {problem}" for i, problem in enumerate(problems[:shown]))
+        more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+        super().__init__(problems[0] if len(problems) == 1 else f"{where}: {len(problems)} problems: {first}{more}")
+        self.problems = problems
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -78,17 +96,28 @@ def _load_tensorflow_quietly() -> None:
     They are written before any log level applies, straight to file descriptor 2.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
+    with muted_stderr():
         import tensorflow as tf  # takes seconds: only after the flags are found to be right
 
         tf.config.list_physical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Drops what anybody in this process writes to file descriptor 2, by one thread at a time.
+
+    For libraries that print there whatever they are told. Keep it around the call itself: other threads are muted too.
+    """
+    with _MUTED:
+        sys.stderr.flush()
+        stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(null)
 
 
 def _fail(message: str) -> None:

@@ -10,6 +10,7 @@ _CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the tokenizer and the record sets.", required=True)
 _PARAM = flags.DEFINE_multi_string("param", [], "Overrides a macro or binding of the config: NAME=value.")
 _REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from other transcripts, audio or settings.")
+_SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
 
 
 def main(argv):
@@ -22,7 +23,8 @@ def main(argv):
     from tf_rnnt_kd.progress import say
 
     plan, text = load_plan(_CONFIG.value, _PARAM.value)
-    tokens = prepare(plan, _OUTPUT.value, remake=_REMAKE.value).tokenizer().vocabulary_size
+    prepared = prepare(plan, _OUTPUT.value, remake=_REMAKE.value, skip_bad=_SKIP_BAD.value)
+    tokens = prepared.tokenizer().vocabulary_size
     write_text(os.path.join(_OUTPUT.value, configuration.FILE), text)
     names = [corpus.name for corpus in plan.corpora]
     say(f"  {_OUTPUT.value}: a tokenizer of {tokens} labels, {len(names)} record sets: {', '.join(names)}")

@@ -20,6 +20,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 )
 _REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from data, labels or a teacher that changed.")
 _PROFILE = flags.DEFINE_string("profile", None, "FIRST,LAST: steps of each training to trace for TensorBoard.")
+_SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
 _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: this one alone; plan prepared, teacher finished.")
 
 
@@ -53,7 +54,8 @@ def _run(plan, text, work_dir, profile):
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
     jobs.keep_memory()
-    start = run.Start(plan, work_dir, text, remake=_REMAKE.value, profile=profile)
+    options = {"remake": _REMAKE.value, "skip_bad": _SKIP_BAD.value, "profile": profile}
+    start = run.Start(plan, work_dir, text, **options)
     begin = functools.partial(
         configuration.begin,
         work_dir,

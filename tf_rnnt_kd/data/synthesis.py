@@ -20,7 +20,8 @@ from types import ModuleType
 import numpy as np
 import soxr
 
-from tf_rnnt_kd.data.corpora import SAMPLE_RATE, Utterance
+from tf_rnnt_kd.data.audio import SAMPLE_RATE
+from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.data.sentences import read_sentences
 from tf_rnnt_kd.errors import UserError
 
@@ -177,7 +178,7 @@ def _utterance(kind, split, seed, number, words, voices, snr_db, rng) -> Utteran
         seed=_entropy(f"{kind} noise", split, seed, number),
     )
     name = f"{kind}-{split}-{seed}-{number:06d}"
-    return Utterance(name, script.voice, words, functools.partial(_perform, script))
+    return Utterance(name, script.voice, words, functools.partial(_perform, script), repr(script))
 
 
 def _draw_digits(rng: np.random.Generator, split: str, min_digits: int, max_digits: int) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_rnnt_kd.data.corpora import Utterance
+from tf_rnnt_kd.data.corpora import BadAudio, Utterance
 from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
@@ -16,6 +16,7 @@ from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.lineage import begin, find_changes, fingerprint, finish, read_lineage, stale_error
 from tf_rnnt_kd.nst.plan import Corpus, Plan
+from tf_rnnt_kd.nst.skipping import Skipped
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.normalize import spoken_text
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -48,7 +49,7 @@ class Prepared:
         return open_records(self.path(corpus), tokenizer_hash=self.tokenizer().hash)
 
 
-def prepare(plan: Plan, folder: str, *, remake: bool = False) -> Prepared:
+def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0) -> Prepared:
     """Trains the tokenizer and writes every corpus of the plan that is not there yet.
 
     Every corpus is listed, and compared with what its records were made from.
@@ -57,12 +58,15 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False) -> Prepared:
       plan: whose corpora and tokenizer.
       folder: of both.
       remake: make again what was made from something else.
+      skip_bad: how many files of audio that can't be read, of all corpora together, may be left out.
 
     Raises:
-      UserError: what is there was made from other transcripts, other audio or with other settings.
+      UserError: what is there was made from other transcripts, other audio or with other settings; or more files are
+        bad than may be.
     """
     prepared = Prepared(folder)
-    listed = {corpus.name: corpus.utterances() for corpus in plan.corpora}
+    skipped = Skipped(folder, [corpus.name for corpus in plan.corpora], skip_bad)
+    listed = skipped.list_corpora(plan.corpora)
     problems = find_problems(plan, prepared, listed)
     if problems and not remake:
         raise stale_error(problems)
@@ -75,7 +79,7 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False) -> Prepared:
             shutil.rmtree(path)
     for corpus in plan.corpora:
         if not prepared.has(corpus.name):
-            _write(plan, corpus, listed[corpus.name], prepared)
+            _write(plan, corpus, listed[corpus.name], prepared, skipped)
     return prepared
 
 
@@ -134,18 +138,26 @@ def _inputs(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepare
 
 def transcripts(corpus: Corpus) -> list[str]:
     """What a labelled corpus says; no audio is read."""
-    return [_transcript(utterance) for utterance in corpus.utterances()]
+    return [_transcript(utterance) for utterance in _utterances(corpus)]
 
 
-def _write(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared) -> None:
+def _utterances(corpus: Corpus) -> list[Utterance]:
+    """All of a corpus, also those whose audio is bad: their text is not."""
+    try:
+        return corpus.utterances()
+    except BadAudio as error:
+        return list(error.utterances)
+
+
+def _write(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, skipped: Skipped) -> None:
     tokenizer, features, path = prepared.tokenizer(), plan.stored_features(corpus), prepared.path(corpus.name)
     begin(path, "record set", _inputs(plan, corpus, utterances, prepared), {"tokenizer": tokenizer.folder})
 
     def to_records(part: Sequence[Utterance]) -> Iterator[Record]:
-        for utterance in part:
+        for utterance, samples in skipped.load(corpus.name, part, utterances):
             text = _transcript(utterance) if corpus.labelled else ""
             labels = _encode(tokenizer, utterance.id, text)
-            yield Record(utterance.id, utterance.speaker, text, utterance.load(), labels, source=HUMAN_TRANSCRIPT)
+            yield Record(utterance.id, utterance.speaker, text, samples, labels, source=HUMAN_TRANSCRIPT)
 
     with Progress(f"prepare {corpus.name}", len(utterances), "utterances") as progress:
         records = write_records(
@@ -163,7 +175,8 @@ def _write(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepared
             on_progress=lambda done, _: progress.update(done),
         )
     finish(path, records.hash)
-    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h")
+    left_out = skipped.describe(corpus.name)
+    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h{left_out}")
 
 
 def _transcript(utterance: Utterance) -> str:

@@ -79,6 +79,7 @@ class Start:
       work_dir: where; `configuration.begin` has bound it to the plan's configuration.
       config: the resolved configuration as text; each generation keeps that of its last training.
       remake: make again what was made from something else; without it that is an error.
+      skip_bad: files of bad audio that may be left out of the corpora.
       profile: steps of each training here to trace; children are told by their command.
     """
 
@@ -86,6 +87,7 @@ class Start:
     work_dir: str
     config: str = ""
     remake: bool = False
+    skip_bad: int = 0
     profile: Steps | None = None
 
     @property
@@ -146,7 +148,7 @@ def run_together(start: Start, bind: Callable[..., None], strategy: tf.distribut
 
 
 def _prepare(start: Start) -> None:
-    prepare(start.plan, start.prepared.folder, remake=start.remake)
+    prepare(start.plan, start.prepared.folder, remake=start.remake, skip_bad=start.skip_bad)
     for spec in start.plan.language_models:
         with _sole_user(os.path.join(start.work_dir, "language", spec.name)):
             make_language_model(start.plan, spec, start.work_dir, remake=start.remake)
