@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.nst.test_run import corpus, go, make_plan
-from tf_rnnt_kd.data import shards
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+from tf_rnnt_kd.files import dump_signed
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.lineage import lineage_path, read_lineage
 from tf_rnnt_kd.models.saving import find_hash, load_model, save_model
@@ -56,7 +56,7 @@ def with_other_shard(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["sha256"]
     manifest["shards"][0]["sha256"] = "0" * 64
-    (folder / "manifest.json").write_bytes(shards.dump_signed(manifest))
+    (folder / "manifest.json").write_bytes(dump_signed(manifest))
 
 
 def refusal(work_dir, plan=None):

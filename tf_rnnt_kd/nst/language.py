@@ -18,7 +18,7 @@ from tf_rnnt_kd.evaluation.results import RESULTS
 from tf_rnnt_kd.evaluation.tuning import tune_weights
 from tf_rnnt_kd.files import sha256_of_file
 from tf_rnnt_kd.lineage import begin, find_changes, fingerprint, finish, read_lineage
-from tf_rnnt_kd.models.saving import save_model
+from tf_rnnt_kd.models.saving import find_hash, save_model
 from tf_rnnt_kd.nst.plan import Decoding, LanguageModelSpec, Plan
 from tf_rnnt_kd.nst.preparation import Prepared, transcripts
 from tf_rnnt_kd.progress import say
@@ -70,7 +70,8 @@ def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str, *, r
     factory = functools.partial(spec.model, tokenizer.vocabulary_size)
     at = {"folder": folder, "seed": plan.seeds[0]}
     model = train_language_model(spec.name, factory, spec.training, sentences, development, **at)
-    finish(folder, save_model(model, tokenizer, folder))
+    save_model(model, tokenizer, folder)
+    finish(folder, find_hash(folder))
 
 
 def _encode(tokenizer: Tokenizer, lines: Sequence[str], name: str) -> list[np.ndarray]:

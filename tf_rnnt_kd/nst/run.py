@@ -28,10 +28,11 @@ from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint, evaluate_records, make_decoder
 from tf_rnnt_kd.evaluation.report import format_differences, format_table, write_report
-from tf_rnnt_kd.evaluation.results import score_set, write_json, write_text
+from tf_rnnt_kd.evaluation.results import score_set
 from tf_rnnt_kd.evaluation.systems import System, read_run
 from tf_rnnt_kd.evaluation.wer import count_errors, mark_errors
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
+from tf_rnnt_kd.files import write_json, write_text
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.lineage import begin, examine, find_changes, finish, read_lineage, stale_error
 from tf_rnnt_kd.models.saving import save_model
@@ -314,7 +315,8 @@ def _train(start: Start, job: Job, strategy: tf.distribute.Strategy) -> None:
         return
     cost = {"steps": trained.steps, "seconds": round(trained.seconds, 1)}
     write_json(os.path.join(folder, "training.json"), cost)
-    finish(folder, save_model(trained.model, tokenizer, folder))
+    save_model(trained.model, tokenizer, folder)
+    finish(folder, hash_of(folder))
 
 
 def _read_run(folder, cost):

@@ -7,8 +7,8 @@ import numpy as np
 
 from tf_rnnt_kd.data.audio import AudioError, show_name
 from tf_rnnt_kd.data.corpora import BadAudio, Utterance
-from tf_rnnt_kd.data.shards import write_atomically
 from tf_rnnt_kd.errors import Problems, UserError
+from tf_rnnt_kd.files import write_atomically
 from tf_rnnt_kd.nst.plan import Corpus
 from tf_rnnt_kd.progress import say
 

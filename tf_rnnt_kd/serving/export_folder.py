@@ -10,7 +10,7 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE
 from tf_rnnt_kd.files import sha256_of_file
 from tf_rnnt_kd.lineage import begin, finish
-from tf_rnnt_kd.models.saving import read_description
+from tf_rnnt_kd.models.saving import find_hash, read_description
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer
@@ -82,7 +82,8 @@ def write_export(
         with open(os.path.join(temporary, METADATA), "w", encoding="utf-8") as file:
             file.write(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
         settings = {"chunk": model.encoder.chunk, "second_pass": model.uses_second_pass, **kind}
-        begin(temporary, "export", {"model": model_hash, **settings}, {"model": checkpoint} if checkpoint else {})
+        model_there = find_hash(checkpoint) if checkpoint else model_hash
+        begin(temporary, "export", {"model": model_there, **settings}, {"model": checkpoint} if checkpoint else {})
         finish(temporary, sha256_of_file(os.path.join(temporary, METADATA)))
         os.rename(temporary, folder)
     finally:

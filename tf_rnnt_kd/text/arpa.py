@@ -5,10 +5,10 @@ given text in which every sentence is the line of its labels, separated by space
 """
 
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.text.ngrams import BOUNDARY, Entry, Ngrams, raised_above_one
 
@@ -38,8 +38,7 @@ def write_arpa(path: str, ngrams: Ngrams, pieces: Sequence[str]) -> None:
       pieces: [V] of the tokenizer.
     """
     names = label_names(pieces)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         for order, table in enumerate(ngrams, 1):
             file.write(f"ngram {order}={len(table) + (order == 1)}\n")  # the start has a unigram of its own here
@@ -48,9 +47,6 @@ def write_arpa(path: str, ngrams: Ngrams, pieces: Sequence[str]) -> None:
             for gram in sorted(table):
                 file.writelines(_format(gram, table[gram], names, last=order == len(ngrams)))
         file.write("\n\\end\\\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _format(gram: tuple[int, ...], entry: Entry, names: Sequence[str], *, last: bool) -> Iterator[str]:

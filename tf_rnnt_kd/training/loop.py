@@ -1,11 +1,10 @@
 """The training loop: from a factory for a model to a trained model, through any number of restarts."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.data.batching import Buckets, check_divisible, make_schedule, utterance_ids
-from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, read_batches
+from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, named_shards, read_batches
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
@@ -156,7 +155,8 @@ def train(
     """
     run = _Run(name, model_factory, objective, training, labelled, pseudo_labelled, folder, seed, strategy)
     run.evaluators, run.shown, run.profile = evaluators, shown, profile
-    run.fit()
+    with named_shards(run.sets):
+        run.fit()
     return Trained(run.model, training.steps, run.seconds)
 
 
@@ -227,7 +227,7 @@ class _Run:
         iterator, recent = iter(distribute_batches(self.strategy, read)), []
         progress = Progress(f"train {self.name}", self.training.steps, "steps", step, interval=0.0)
         profiler = Profiler(self.tensorboard, self.profile)
-        with progress, profiler, _named_shards(self.sets):
+        with progress, profiler:
             while step < self.training.steps:
                 stop = self.training.next_stop(step)
                 profiler.before(step, stop)
@@ -369,14 +369,3 @@ def _check_agreement(strategy: tf.distribute.Strategy, name: str, first: int) ->
             f"training {name}: this worker found the checkpoint of step {first}, the chief that of step {theirs}: "
             "give all workers the same --work_dir, on storage that they share"
         )
-
-
-@contextlib.contextmanager
-def _named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
-    """TensorFlow says that some record is corrupt, not which file it is in: that is looked up when it happens."""
-    try:
-        yield
-    except (tf.errors.DataLossError, tf.errors.NotFoundError):
-        for records in sets:
-            records.verify()
-        raise
