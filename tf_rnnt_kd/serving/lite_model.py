@@ -9,6 +9,7 @@ from tf_rnnt_kd.features.log_mel import log_mel, mel_matrix
 from tf_rnnt_kd.models.saving import load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.serving.export_folder import is_exported, write_export
+from tf_rnnt_kd.serving.rows import are_finite
 from tf_rnnt_kd.serving.streaming_module import OVERLAP, SAMPLES_PER_FRAME, hear, initial_network_state
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
@@ -66,8 +67,8 @@ def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:
     """The streaming step as a TFLite file of two signatures.
 
     `initial_state() -> state`; `step(samples [1, 640 n + 240], num_frames [1], **state)`: `labels`, `frames` (counted
-    from the start of the step) and `label_log_probs` [1, L], of which `num_labels` [1] are real, `scores` [1], and the
-    next state. The caller moves on by 640 samples a frame. `num_frames` is n, or less at the end of the audio, where
+    from the start of the step) and `label_log_probs` [1, L], of which `num_labels` [1] are real, `scores` [1], the next
+    state, and `finite` [1]: if false, neither text nor state is worth anything, and the session ends. The caller moves on by 640 samples a frame. `num_frames` is n, or less at the end of the audio, where
     zeros stand for the samples that are missing. Features are inside, spelling is not: strings are no builtin.
 
     Args:
@@ -85,8 +86,10 @@ def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:
         # Times a one that the converter does not know: of a constant matrix it would make 8 bits, and then meet the
         # spectrum, whose bins lie many powers of ten apart, in 8 bits too.
         one = tf.cast(num_frames >= 0, tf.float32)
-        hypotheses, after = hear(model, log_mel(samples, one * mel_matrix()), num_frames, state)
-        return {**hypotheses._asdict(), **after}
+        features = log_mel(samples, one * mel_matrix())
+        hypotheses, after = hear(model, features, num_frames, state)
+        finite = are_finite([features, hypotheses.scores, *after.values()])
+        return {**hypotheses._asdict(), **after, "finite": finite}
 
     spec = {
         "samples": tf.TensorSpec([1, SAMPLES_PER_FRAME * step_frames + OVERLAP], tf.float32, "samples"),

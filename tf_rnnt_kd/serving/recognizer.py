@@ -14,10 +14,9 @@ from tf_rnnt_kd.features.log_mel import num_log_mel_frames
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.serving.export_folder import FORMAT, read_metadata
 from tf_rnnt_kd.serving.lite_model import LITE_FILE
+from tf_rnnt_kd.serving.rows import LOST, LOUDEST, NOT_FINITE, TOO_LOUD
 from tf_rnnt_kd.serving.streaming_module import OVERLAP, SAMPLES_PER_FRAME
 from tf_rnnt_kd.text.transcript import Transcript
-
-_NOT_FINITE = "samples are not finite"
 
 
 class Recognizer:
@@ -49,7 +48,7 @@ class Recognizer:
         """A whole utterance, [S] float32 in [-1, 1].
 
         Raises:
-          UserError: samples are not finite.
+          UserError: samples are not finite or far beyond full scale, or what is made of them is not finite.
         """
         outputs = self._hear("transcribe", **_batch_of_one(samples))
         return _extend(_new_transcript(self._metadata), outputs)
@@ -58,7 +57,7 @@ class Recognizer:
         """The hypotheses of a beam search over a whole utterance, best first; at most as many as were exported.
 
         Raises:
-          UserError: samples are not finite.
+          UserError: samples are not finite or far beyond full scale, or what is made of them is not finite.
         """
         outputs = self._hear("nbest", **_batch_of_one(samples))
         ranks = np.flatnonzero(np.isfinite(outputs["scores"].numpy()[0]))
@@ -72,7 +71,7 @@ class Recognizer:
           chunks: of any sizes, [n] float32 in [-1, 1]; taken one by one, so that they may come from a microphone.
 
         Raises:
-          UserError: samples of a chunk are not finite; nothing of that chunk is heard.
+          UserError: as in `transcribe`, of a chunk; nothing of that chunk is heard.
         """
         state, transcript = self._signatures["initial_state"](), _new_transcript(self._metadata)
         for samples in chunks:
@@ -118,7 +117,7 @@ class LiteRecognizer:
         """A whole utterance, [S] float32 in [-1, 1].
 
         Raises:
-          UserError: samples are not finite.
+          UserError: samples are not finite or far beyond full scale, or what is made of them is not finite.
         """
         *_, transcript = self.stream([samples])
         return transcript
@@ -129,8 +128,7 @@ class LiteRecognizer:
         step_frames, pending = self._metadata["step_frames"], np.zeros([0], np.float32)
         step_samples = step_frames * SAMPLES_PER_FRAME
         for samples in chunks:
-            if not np.isfinite(samples).all():
-                raise _unheard(_NOT_FINITE)
+            _check(samples)
             pending = np.concatenate([pending, samples])
             while len(pending) >= step_samples + OVERLAP:
                 state = self._hear(pending, step_frames, state, transcript, heard)
@@ -147,6 +145,8 @@ class LiteRecognizer:
         samples = samples[: window.shape[1]]
         window[0, : len(samples)] = samples
         outputs = self._step(samples=window, num_frames=np.array([num_frames], np.int32), **state)
+        if not outputs["finite"][0]:
+            raise _unheard(LOST)
         _extend(transcript, outputs, first_frame=heard)
         return {name: outputs[name] for name in state}
 
@@ -175,6 +175,14 @@ def _read_metadata(folder: str, kind: str) -> dict[str, Any]:
 
 def _damaged(folder: str, error: Exception) -> UserError:
     return UserError(f"the export in {folder!r} is damaged ({error}): delete it and export again")
+
+
+def _check(samples: np.ndarray) -> None:
+    """What the graph of a SavedModel does with samples, for a file that has no texts inside."""
+    if not np.isfinite(samples).all():
+        raise _unheard(NOT_FINITE)
+    if np.abs(samples).max(initial=0.0) > LOUDEST:
+        raise _unheard(TOO_LOUD)
 
 
 def _unheard(error: str) -> UserError:
