@@ -19,8 +19,10 @@ WEIGHTS = ("float32", "int8")
 
 def export_lite_checkpoint(
     checkpoint: str, folder: str, *, weights: str = "float32", step_frames: int = 16, chunk: int | None = None
-) -> None:
+) -> bool:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
+
+    Returns whether there was none.
 
     Args:
       checkpoint: folder of the trained model.
@@ -35,10 +37,11 @@ def export_lite_checkpoint(
     """
     kind = {"kind": "tflite", "step_frames": step_frames, "weights": weights}
     if is_exported(checkpoint, folder, chunk=chunk, **kind):
-        return
+        return False
     model, tokenizer = load_model(checkpoint, chunk=chunk)
     model_hash = read_description(checkpoint)["weights_hash"]
     export_lite_model(model, tokenizer, folder, model_hash=model_hash, weights=weights, step_frames=step_frames)
+    return True
 
 
 def export_lite_model(
@@ -68,8 +71,9 @@ def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:
 
     `initial_state() -> state`; `step(samples [1, 640 n + 240], num_frames [1], **state)`: `labels`, `frames` (counted
     from the start of the step) and `label_log_probs` [1, L], of which `num_labels` [1] are real, `scores` [1], the next
-    state, and `finite` [1]: if false, neither text nor state is worth anything, and the session ends. The caller moves on by 640 samples a frame. `num_frames` is n, or less at the end of the audio, where
-    zeros stand for the samples that are missing. Features are inside, spelling is not: strings are no builtin.
+    state, and `finite` [1]: where it is false the session ends, and neither its text nor its state is of use. The
+    caller moves on by 640 samples a frame. `num_frames` is n, or less at the end of the audio, where zeros stand for
+    the samples that are missing. Features are inside, spelling is not: strings are no builtin.
 
     Args:
       model: a causal transducer.

@@ -12,8 +12,10 @@ from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 def export_checkpoint(
     checkpoint: str, folder: str, *, chunk: int | None = None, second_pass: bool = False, beam: int = 8
-) -> None:
+) -> bool:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
+
+    Returns whether there was none.
 
     Args:
       checkpoint: folder of the trained model.
@@ -28,9 +30,10 @@ def export_checkpoint(
     """
     heard = {"chunk": chunk, "second_pass": second_pass}
     if is_exported(checkpoint, folder, kind="saved_model", beam=beam, **heard):
-        return
+        return False
     model, tokenizer = load_model(checkpoint, **heard)
     export_model(model, tokenizer, folder, model_hash=read_description(checkpoint)["weights_hash"], beam=beam)
+    return True
 
 
 def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_hash: str, beam: int = 8) -> None:
