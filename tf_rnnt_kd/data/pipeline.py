@@ -1,7 +1,9 @@
 """From record sets to batches: the graph that reads what a schedule says, and makes features of it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.batching import FRAME_FEATURES, Schedule
 from tf_rnnt_kd.data.input_servers import read_through
 from tf_rnnt_kd.data.records import RecordSet
-from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
+from tf_rnnt_kd.data.schema import TargetsSpec, fingerprints, parse_record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import NUM_MEL_BINS, log_mel
 from tf_rnnt_kd.features.spec_augment import spec_augment
@@ -48,6 +50,8 @@ class Share(NamedTuple):
 
 
 WHOLE = Share()
+
+_CHANGED = "another record than was written there, in"
 
 
 def read_batches(
@@ -86,8 +90,8 @@ def read_batches(
     def read_part(step, rows, bucket, part):
         whole = tf.gather(batch_sizes, bucket)
         size = whole // share.of
-        records = tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size])
-        records = records.flat_map(table.read).map(lambda serialized: to_fields(serialized, targets, features_dtype))
+        records = table.read(tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size]))
+        records = records.map(lambda serialized: to_fields(serialized, targets, features_dtype))
         shapes = _padded_shapes(schedule, bucket, targets)
         place = {"first_row": part * size, "num_rows": whole}
         return records.padded_batch(tf.cast(size, tf.int64), shapes).map(
@@ -127,6 +131,26 @@ def _common_features_dtype(sets):
     return next(iter(found), None)
 
 
+@contextlib.contextmanager
+def named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
+    """Turns what TensorFlow says of a record that cannot be read into the UserError of its shard.
+
+    TensorFlow names no file, and a shard may be whole again when it is asked for: so the sets are looked through first,
+    and what the reader noted counts if they are found whole.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        for records in sets:
+            records.verify()
+        changed = re.search(re.escape(_CHANGED) + r"\W+([^\]\n]*?\.tfrecord)", error.message)
+        if changed:
+            raise UserError(
+                f"{changed[1]} changed while it was read: leave it alone and start the same command again"
+            ) from error
+        raise
+
+
 class RecordTable:
     """Where each utterance of the concatenated sets lies, as tensors."""
 
@@ -137,16 +161,28 @@ class RecordTable:
         self._shard = tf.constant(np.concatenate(shards), tf.int32)
         self._offset = tf.constant(np.concatenate([s.index.offset for s in sets]), tf.int64)
         self._num_bytes = tf.constant(np.concatenate([s.index.num_bytes for s in sets]), tf.int64)
+        self._fingerprint = tf.constant(np.concatenate([s.index.fingerprint for s in sets]), tf.int64)
 
-    def read(self, row: tf.Tensor) -> tf.data.Dataset:
-        """The serialized record of one row, as a dataset of one element."""
+    def read(self, rows: tf.data.Dataset) -> tf.data.Dataset:
+        """The serialized records of `rows`, one each: a shard that has another record there, or none, is an error."""
+        return tf.data.Dataset.zip(rows, rows.flat_map(self._read_row)).map(self._check)
+
+    def _read_row(self, row):
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(self._files, tf.gather(self._shard, row))],
             compression_type="",
             buffer_size=tf.gather(self._num_bytes, row),
             byte_offsets=[tf.gather(self._offset, row)],
         )
-        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+        # Beyond the end of a file there is no record and no error: what is then found is empty.
+        found = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+        return found.concatenate(tf.data.Dataset.from_tensors("")).take(1)
+
+    def _check(self, row, serialized):
+        is_own = tf.equal(fingerprints(serialized), tf.gather(self._fingerprint, row))
+        shard = tf.gather(self._files, tf.gather(self._shard, row))
+        with tf.control_dependencies([tf.debugging.Assert(is_own, [_CHANGED, shard])]):
+            return tf.identity(serialized)
 
 
 def to_fields(
