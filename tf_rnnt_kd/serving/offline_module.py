@@ -109,8 +109,8 @@ def _recognize(
     num_samples = tf.where(error == "", num_samples, 0)
     recognized = recognize(model, zero_padding(samples, num_samples), num_samples, beam=beam or 1)
     encoded = zero_padding(recognized.encoded, recognized.num_frames)
-    lost = ~rows.are_finite([encoded, recognized.hypotheses.scores])
-    error = tf.where((error == "") & lost, rows.LOST, error)
+    finite = rows.are_finite([encoded, recognized.hypotheses.scores])
+    error = tf.where(finite | (error != ""), error, rows.LOST)
     found = distinct(pieces, recognized.nbest) if beam else recognized.hypotheses
     outputs = describe(pieces, rows.silence(found, error != ""))
     return {**outputs, "text": tf.strings.strip(outputs["text"]), "error": error}

@@ -48,7 +48,9 @@ def fit_together(inputs: Mapping[str, tf.Tensor], spec: Spec) -> dict[str, tf.Te
         f"inputs do not fit together: each of {', '.join(names)} has one row for each of one or more sessions, and "
         "state is what initial_state or the step before gave. Their shapes, one after the other:"
     )
-    check = tf.debugging.Assert(fits & (num_found == len(is_batch)) & (padded[0] > 0), [message, found], summarize=200)
+    fits &= (num_found == len(is_batch)) & (padded[0] > 0)
+    # Not tf.debugging.Assert, whose branch lets other operations fail first, with messages of their own.
+    check = tf.raw_ops.Assert(condition=fits, data=[message, found], summarize=200)
     with tf.control_dependencies([check]):
         return dict(zip(names, tf.identity_n([inputs[name] for name in names]), strict=True))
 
@@ -61,7 +63,8 @@ def _shapes(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         for i, shape in zip(places, tf.raw_ops.ShapeN(input=[tensors[i] for i in places]), strict=True):
             shapes[i] = shape
     found = tf.concat(shapes, 0)
-    return found, tf.size(found)
+    # TensorFlow would put the number that it expects in the place of tf.size.
+    return found, tf.shape(tf.where(found >= 0))[0]
 
 
 def find_errors(samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
@@ -76,7 +79,8 @@ def find_errors(samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
 def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Whether all of a row is finite, in every tensor [B, ...]: [B] bool. Integers always are.
 
-    By sums, of which one value that is not finite makes another: one pass over each tensor, in builtins of TFLite.
+    By sums, of which one value that is not finite makes another: one pass over each tensor, in builtins of TFLite. The
+    answer must not be negated: TensorFlow makes `x > y` of `not x <= y`, and both are false for NaN.
     """
     sums = [
         tf.reduce_sum(tf.cast(tensor, tf.float32), axis=list(range(1, tensor.shape.rank)))
