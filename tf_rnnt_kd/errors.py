@@ -81,6 +81,18 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: start the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        _fail_without_memory(error)
+        raise
+
+
+def _fail_without_memory(error: Exception) -> None:
+    """One line where Python, or a device of TensorFlow, has no memory left; nothing for other errors."""
+    tensorflow = sys.modules.get("tensorflow")
+    if isinstance(error, MemoryError) or (tensorflow and isinstance(error, tensorflow.errors.ResourceExhaustedError)):
+        lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+        reason = next((line for line in lines if "OOM" in line), lines[0] if lines else type(error).__name__)
+        _fail(f"out of memory ({reason[:200]}): give it less at once, or a machine with more memory")
 
 
 def _is_unheard() -> bool:

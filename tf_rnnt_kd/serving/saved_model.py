@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.serving.export_folder import is_exported, write_export
 from tf_rnnt_kd.serving.offline_module import OfflineModule
@@ -12,8 +12,10 @@ from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 def export_checkpoint(
     checkpoint: str, folder: str, *, chunk: int | None = None, second_pass: bool = False, beam: int = 8
-) -> None:
+) -> bool:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
+
+    Returns whether there was none.
 
     Args:
       checkpoint: folder of the trained model.
@@ -28,10 +30,11 @@ def export_checkpoint(
     """
     heard = {"chunk": chunk, "second_pass": second_pass}
     if is_exported(checkpoint, folder, kind="saved_model", beam=beam, **heard):
-        return
+        return False
     model, tokenizer = load_model(checkpoint, **heard)
-    model_hash = read_description(checkpoint)["weights_hash"]
+    model_hash = find_hash(checkpoint)
     export_model(model, tokenizer, folder, model_hash=model_hash, beam=beam, checkpoint=checkpoint)
+    return True
 
 
 def export_model(
