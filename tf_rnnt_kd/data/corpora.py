@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import Annotated
 
 import numpy as np
 import soundfile
@@ -17,10 +18,12 @@ import tensorflow as tf
 from absl import logging
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.options import Distinct, NotNegative, OneOf, Positive, Text, checked
 
 SAMPLE_RATE = 16000
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 TRANSCRIPT_SUFFIX = ".trans.txt"
+DECODERS = ("soundfile", "tensorflow_io")
 
 _HOPS_PER_SECOND = 100  # resolution of cuts
 _PAUSE_HOPS = 20  # a cut goes where so many hops together are quietest
@@ -56,14 +59,15 @@ class _Transcript:
     text: str
 
 
+@checked
 def read_librispeech(
-    folder: str,
+    folder: Text,
     *,
-    splits: Sequence[str] = (),
+    splits: Annotated[Sequence[Text], Distinct] = (),
     labelled: bool = True,
-    min_seconds: float = 0.0,
-    max_seconds: float | None = None,
-    decoder: str = "soundfile",
+    min_seconds: NotNegative = 0.0,
+    max_seconds: Positive | None = None,
+    decoder: Annotated[str, OneOf(DECODERS)] = "soundfile",
 ) -> list[Utterance]:
     """Lists a corpus: `speaker/chapter/ID.flac` (or wav, ogg, opus, mp3) with `ID TEXT` lines in `*.trans.txt`.
 
