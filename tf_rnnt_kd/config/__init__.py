@@ -42,11 +42,10 @@ def load_plan(path: str, params: Sequence[str] = (), *, trusted: Collection[str]
         )
     table = _resolved(sources, foreign)
     (mistakes, read), plan = find_mistakes(table, Plan), None
-    if not any("the macro" in mistake for mistake in mistakes):
-        try:
-            plan = table.build(Plan, ())
-        except UserError as error:
-            mistakes += error.mistakes
+    try:
+        plan = table.build(Plan, ())
+    except UserError as error:
+        mistakes += error.mistakes
     if mistakes or plan is None:
         raise UserError.of(path, list(dict.fromkeys(mistakes)))
     return plan, table.text(read, foreign)

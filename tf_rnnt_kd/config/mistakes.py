@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from tf_rnnt_kd.config.sources import Binding, Macro, Reference
-from tf_rnnt_kd.config.table import Scopes, Table, name_in, parameters, positional, references
+from tf_rnnt_kd.config.table import Scopes, Table, name_in, needed_macro, parameters, positional, references
 from tf_rnnt_kd.options import is_checked, nearest, options_of, shown
 
 
@@ -16,14 +16,14 @@ def find_mistakes(table: Table, root: Callable) -> tuple[list[str], list[Binding
 
     Mistakes of single bindings are left in `table.wrong` too.
     """
-    unknown = list(_unknown_parameters(table))
+    _look_at_names(table)
     _look_at_values(table)
     reading = _Reading(table)
     reading.visit(root, (), [])
     read = list(reading.read)
     reading.visit_replaced()
-    unread = [] if unknown else [*reading.missing, *_unread(table, reading.calls)]
-    return [*_macros(table), *unknown, *table.wrong.values(), *unread], read
+    unread = _unread(table, reading.calls)
+    return [*_macros(table), *table.wrong.values(), *table.missing.values(), *reading.superfluous, *unread], read
 
 
 def _bindings(table: Table) -> Iterator[Binding]:
@@ -34,21 +34,25 @@ def _bindings(table: Table) -> Iterator[Binding]:
 # -- names --
 
 
-def _unknown_parameters(table: Table) -> Iterator[str]:
+def _look_at_names(table: Table) -> None:
     for binding in _bindings(table):
         known = options_of(binding.target) if is_checked(binding.target) else parameters(binding.target)
         takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters(binding.target).values())
         if binding.parameter not in known and (is_checked(binding.target) or not takes_all):
             what = f"{binding.selector} has no parameter named {binding.parameter!r}"
-            yield f"{binding.where}: {what}{nearest(binding.parameter, known)}"
+            table.wrong[binding] = f"{binding.where}: {what}{nearest(binding.parameter, known)}"
 
 
 def _macros(table: Table) -> Iterator[str]:
     """Each macro that is defined must be read by some binding, and each that is read must be defined."""
-    values = [each.value for each in (*_bindings(table), *table.macros.values())]
-    used = {macro.name for value in values for macro in _macros_in(value)}
+    used, waiting = set(), [macro for binding in _bindings(table) for macro in _macros_in(binding.value)]
+    while waiting:
+        name = waiting.pop().name
+        if name not in used and name in table.macros:
+            waiting += _macros_in(table.macros[name].value)
+        used.add(name)
     for name in sorted(used - {*table.macros}):
-        yield f"the macro {name} is required: give it with --param '{name}=…'"
+        yield needed_macro(name)
     for name in sorted({*table.macros} - used):
         hint = nearest(name, used - {name}) or f": there are {', '.join(sorted(used)) or 'none'}"
         source = table.macros[name].source
@@ -94,13 +98,11 @@ class _NotKnown(Exception):
 def _look_at_values(table: Table) -> None:
     for binding in _bindings(table):
         option = options_of(binding.target).get(binding.parameter) if is_checked(binding.target) else None
-        if option is None:
-            continue
         try:
             value = _promised(table, binding.value)
         except _NotKnown:
             continue
-        mistake = option.mistake(value) or _wrong_factory(option.type, value)
+        mistake = option and (option.mistake(value) or _wrong_factory(option.type, value))
         if mistake:
             macro = isinstance(binding.value, Macro) and table.macro_value(binding.value)
             through = f" (by {binding.value})" if macro else ""
@@ -166,14 +168,14 @@ class _Reading:
     Attributes:
       calls: in which scopes each class or function is called.
       read: bindings and macros whose values these calls get.
-      missing: lines about calls that lack an argument, or get one twice.
+      superfluous: lines about arguments that a call gets from its caller, and from a binding too.
     """
 
     def __init__(self, table: Table):
         self._table = table
         self.calls: dict[Callable, set[Scopes]] = {}
         self.read: dict[Binding, None] = {}
-        self.missing: list[str] = []
+        self.superfluous: list[str] = []
 
     def visit(self, target: Callable, scopes: Scopes, given: list[str] | None) -> None:
         """A call in a scope, to which its caller gives the arguments named; None if that is not known."""
@@ -186,7 +188,9 @@ class _Reading:
         for name, binding in bound.items():
             self.read[binding] = None
             for reference, at in self._references(binding.value, scopes, 0):
-                if reference.builds:
+                if binding in self._table.wrong:
+                    self.visit(reference.target, reference.scopes or at, None)
+                elif reference.builds:
                     self.visit(reference.target, reference.scopes or at, [])
                 else:
                     given = self._given(target, name, reference.target)
@@ -215,7 +219,8 @@ class _Reading:
         for name in given:
             if name in bound:
                 binding = bound[name]
-                self.missing.append(f"{binding.where}: {binding.name} is given by the program: leave the binding out")
+                line = f"{binding.where}: {binding.name} is given by the program: leave the binding out"
+                self.superfluous.append(line)
         needed = [
             name
             for name, parameter in parameters(target).items()
@@ -224,11 +229,8 @@ class _Reading:
         if needed:
             where = name_in(target, scopes)
             near = nearest("/".join(scopes), ["/".join(s) for s, t in self._table.bindings if t is target and s])
-            self.missing.append(f"@{where} needs {', '.join(needed)}: bind {where}.{needed[0]}{_or(near)}")
-
-
-def _or(near: str) -> str:
-    return near.replace(": did", "; or did")
+            line = f"@{where} needs {', '.join(needed)}: bind {where}.{needed[0]}{near.replace(': did', '; or did')}"
+            self._table.missing[target, scopes] = line
 
 
 def _unread(table: Table, calls: dict[Callable, set[Scopes]]) -> Iterator[str]:
@@ -240,7 +242,7 @@ def _unread(table: Table, calls: dict[Callable, set[Scopes]]) -> Iterator[str]:
             if scope in entered:
                 hint = f": {target.__name__} is not made in that scope; refer to it by @{scope}/…{target.__name__}"
             else:
-                hint = nearest(scope, entered) or f": there are {', '.join(sorted(entered)) or 'none'}"
+                hint = nearest(scope, entered, 0.4) or f": there are {', '.join(sorted(entered)) or 'none'}"
             first, *more = bound.values()
             others = f" (and {len(more)} more of it)" if more else ""
             yield f"{first.where}: {first.name}{others} has a scope that nothing reads{hint}"

@@ -23,7 +23,9 @@ class Table:
         self.bindings: dict[tuple[Scopes, Callable], dict[str, Binding]] = {}
         self.macros: dict[str, Binding] = {}
         self.replaced: list[Binding] = []  # by a later one of the same name
-        self.wrong: dict[Binding, str] = {}  # those that are known to be mistakes, with the line that says so
+        # What is known to be a mistake, with the line that says so: bindings, and calls without all their arguments.
+        self.wrong: dict[Binding, str] = {}
+        self.missing: dict[tuple[Callable, Scopes], str] = {}
         self._building: list[tuple[Callable, Scopes]] = []
         for binding in bindings:
             known, name = self.macros, binding.name
@@ -51,6 +53,8 @@ class Table:
           UserError: with all mistakes of all arguments, else with that of the call.
         """
         with self._once(target, scopes):
+            if (target, scopes) in self.missing:
+                raise UserError(self.missing[target, scopes])
             keywords = self.arguments(target, scopes, len(args), kwargs or {})
             with _in_a_line(target, scopes):
                 return target(*args, **keywords)
@@ -76,7 +80,10 @@ class Table:
 
     def _value(self, value, scopes: Scopes):
         if isinstance(value, Macro):
-            return self._value(self.macros[value.name].value, tuple(value.name.split("/")))
+            if value.name not in self.macros:
+                raise UserError(needed_macro(value.name))
+            with self._once(value.name, ()):
+                return self._value(self.macros[value.name].value, tuple(value.name.split("/")))
         if isinstance(value, Reference):
             if value.builds:
                 return self.build(value.target, value.scopes or scopes)
@@ -86,9 +93,10 @@ class Table:
         return type(value)(self._value(each, scopes) for each in value) if isinstance(value, list | tuple) else value
 
     @contextlib.contextmanager
-    def _once(self, target: Callable, scopes: Scopes) -> Iterator[None]:
+    def _once(self, target: Callable | str, scopes: Scopes) -> Iterator[None]:
         if (target, scopes) in self._building:
-            raise UserError(f"{name_in(target, scopes)} is made of itself: one of its bindings leads back to it")
+            name = f"%{target}" if isinstance(target, str) else f"@{name_in(target, scopes)}()"
+            raise UserError(f"{name} is made of itself: one of its bindings leads back to it")
         self._building.append((target, scopes))
         try:
             yield
@@ -136,6 +144,11 @@ class Factory:
         return f"@{name_in(self.func, self._scopes)}"
 
 
+def needed_macro(name: str) -> str:
+    """What is said of a macro that is read and not defined."""
+    return f"the macro {name} is required: give it with --param '{name}=…'"
+
+
 def references(value: Any) -> Iterator[Reference]:
     """All references in a value, macros not followed."""
     if isinstance(value, Reference):
@@ -172,7 +185,7 @@ def _in_a_line(target: Callable, scopes: Scopes) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if len(error.mistakes) > 1:
+        if len(error.mistakes) > 1 or not scopes:
             raise
         raise UserError(f"{where}: {error.message}") from error
     except (OSError, MemoryError):
