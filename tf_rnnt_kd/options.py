@@ -168,6 +168,7 @@ def checked(target: _Target) -> _Target:
             raise UserError("; ".join(mistakes))
         return function(*args, **kwargs)
 
+    call.__signature__ = signature  # Keras reads the constructors of its layers
     owner = call
     if isinstance(target, type):
         target.__init__, owner = call, target

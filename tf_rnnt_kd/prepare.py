@@ -2,21 +2,28 @@
 
 from absl import flags
 
-from tf_rnnt_kd.errors import run_command
+from tf_rnnt_kd.errors import UserError, run_command
 
 _CONFIG = flags.DEFINE_string("config", None, "Gin file of the plan.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the tokenizer and the record sets.", required=True)
 _PARAM = flags.DEFINE_multi_string("param", [], "Overrides a macro or binding of the config: NAME=value.")
+_TRUST_CONFIG = flags.DEFINE_bool(
+    "trust_config", False, "Let the config import modules from outside of tf_rnnt_kd, which runs them."
+)
 
 
 def main(argv):
     """Loads the plan and prepares its corpora."""
     del argv
     from tf_rnnt_kd.config import load_plan
-    from tf_rnnt_kd.nst.preparation import prepare
+    from tf_rnnt_kd.nst.checks import find_mistakes, peek
+    from tf_rnnt_kd.nst.preparation import Prepared, prepare
     from tf_rnnt_kd.progress import say
 
-    plan, _ = load_plan(_CONFIG.value, _PARAM.value)
+    plan, _ = load_plan(_CONFIG.value, _PARAM.value, trusted=None if _TRUST_CONFIG.value else ())
+    mistakes = find_mistakes(plan, Prepared(_OUTPUT.value), 1, look=peek)
+    if mistakes:
+        raise UserError.of(_CONFIG.value, mistakes)
     tokens = prepare(plan, _OUTPUT.value).tokenizer().vocabulary_size
     names = [corpus.name for corpus in plan.corpora]
     say(f"  {_OUTPUT.value}: a tokenizer of {tokens} labels, {len(names)} record sets: {', '.join(names)}")

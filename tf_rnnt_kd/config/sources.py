@@ -9,7 +9,7 @@ from typing import Any
 from gin import config_parser
 
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.options import nearest
+from tf_rnnt_kd.options import nearest, shown
 
 PACKAGE = __name__.partition(".")[0]
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -141,14 +141,15 @@ class Sources:
             self._read_file(path, name, including)
 
     def _read_param(self, param: str) -> None:
-        source = Source(f"--param {param!r}", is_param=True)
+        name = f"--param {shown(param)}"
+        source = Source(name, is_param=True)
         self.all.append(source)
         if not re.match(r"^[\w./]+\s*=\s*\S", param):
             self.mistakes.append(f"{source.name} is not of the form NAME=value")
             return
         source.name += " (a text needs quotes of its own)"
         statements = list(self._statements(param, source))
-        source.name = f"--param {param!r}"
+        source.name = name
         if any(not isinstance(each, config_parser.BindingStatement) for each in statements) or len(statements) > 1:
             self.mistakes.append(f"{source.name} is more than one NAME=value: give --param several times")
             return

@@ -95,6 +95,15 @@ def read_librispeech(
     return sorted(kept, key=lambda utterance: utterance.id)
 
 
+def _look_for_splits(folder: str, *, splits: Sequence[str] = (), **_) -> None:
+    """Raises UserError where a folder of `read_librispeech` is missing or has no audio; no file is opened."""
+    for split in splits or [""]:
+        find_audio(os.path.join(folder, split) if split else folder)
+
+
+read_librispeech.look = _look_for_splits  # for those who only want to know whether there is something
+
+
 def _read_folder(folder, labelled, min_seconds, max_seconds, decoder) -> list[Utterance]:
     files = [_audio_file(path, folder) for path in find_audio(folder)]
     if labelled:

@@ -38,16 +38,34 @@ def begin(work_dir: str, config: str, *, allow_change: bool = False, must_be_equ
     """
     os.makedirs(work_dir, exist_ok=True)
     path = os.path.join(work_dir, _FILE)
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            before = file.read()
-        if before == config:
-            return
-        if must_be_equal:
-            raise UserError(f"{path} differs from this worker's configuration: start all workers by the same command")
-        if not _is_untouched(work_dir):
-            _check_change(work_dir, before, config, allow_change)
+    before = _read(work_dir)
+    if before == config:
+        return
+    if before is not None and must_be_equal:
+        raise UserError(f"{path} differs from this worker's configuration: start all workers by the same command")
+    changes = check(work_dir, config, allow_change=allow_change)
+    if changes:
+        _keep(work_dir, before, changes)
     write_text(path, config)
+
+
+def check(work_dir: str, config: str, *, allow_change: bool = False) -> dict[str, tuple[str, str]]:
+    """What `begin` would change of the folder's configuration, as in `find_changes`; nothing is written.
+
+    Raises:
+      UserError: `begin` would refuse it.
+    """
+    before = _read(work_dir)
+    if before is None or _is_untouched(work_dir):
+        return {}
+    changes = find_changes(before, config)
+    for name, (old, new) in changes.items():
+        if not allow_change:
+            raise UserError(
+                f"{work_dir} was begun with another configuration ({name} = {old} there, {name} = {new} now): "
+                "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"
+            )
+    return changes
 
 
 def find_changes(before: str, now: str) -> dict[str, tuple[str, str]]:
@@ -68,20 +86,21 @@ def _is_untouched(work_dir):
     return set(os.listdir(work_dir)) <= {_FILE, MARKER}
 
 
-def _check_change(work_dir, before, config, allow_change):
-    changes = find_changes(before, config)
+def _read(work_dir):
+    path = os.path.join(work_dir, _FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _keep(work_dir, before, changes):
     for name, (old, new) in changes.items():
-        if not allow_change:
-            raise UserError(
-                f"{work_dir} was begun with another configuration ({name} = {old} there, {name} = {new} now): "
-                "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"
-            )
         say(f"  {name} = {new} from here on, {old} before")
-    if changes:
-        number = 1
-        while os.path.exists(kept := os.path.join(work_dir, f"config-{number}.gin")):
-            number += 1
-        write_text(kept, before)
+    number = 1
+    while os.path.exists(kept := os.path.join(work_dir, f"config-{number}.gin")):
+        number += 1
+    write_text(kept, before)
 
 
 def _read_bindings(config: str) -> dict[str, str]:
