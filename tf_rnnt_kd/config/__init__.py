@@ -6,12 +6,12 @@ that is its own: the plans of one process know nothing of each other.
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from tf_rnnt_kd.config.mistakes import find_mistakes
 from tf_rnnt_kd.config.names import Names
 from tf_rnnt_kd.config.sources import Sources
-from tf_rnnt_kd.config.table import Table, references
+from tf_rnnt_kd.config.table import Factory, Table, references
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.nst.plan import Plan
 
@@ -30,7 +30,7 @@ def load_plan(path: str, params: Sequence[str] = (), *, trusted: Collection[str]
     Raises:
       UserError: for a missing file, or with all mistakes in it, a line each; nothing is imported that is not trusted.
     """
-    sources = Sources(path, params)
+    sources = Sources([path], params)
     if sources.mistakes:
         raise UserError.of(path, sources.mistakes)
     foreign = sources.foreign_modules()
@@ -51,10 +51,27 @@ def load_plan(path: str, params: Sequence[str] = (), *, trusted: Collection[str]
     return plan, table.text(read, foreign)
 
 
+def load_factory(paths: Sequence[str], target: Callable, scope: str = "") -> Callable:
+    """What parts of a configuration bind to a class or function in a scope, to be called.
+
+    Args:
+      paths: of gin files, as in `load_plan`; they import nothing from outside of this package.
+      target: a class or function that they name.
+      scope: such as "streaming".
+
+    Raises:
+      UserError: a file can't be read, or names what there is not.
+    """
+    sources = Sources(paths)
+    if sources.mistakes:
+        raise UserError.of(", ".join(paths), sources.mistakes)
+    return Factory(_resolved(sources, ()), target, tuple(filter(None, scope.split("/"))))
+
+
 def trusted_by(work_dir: str) -> list[str]:
     """The modules that the configuration of a run folder imports: whoever began the run has trusted them."""
     path = os.path.join(work_dir, "config.gin")
-    return Sources(path).foreign_modules() if os.path.isfile(path) else []
+    return Sources([path]).foreign_modules() if os.path.isfile(path) else []
 
 
 def _resolved(sources: Sources, trusted: Collection[str]) -> Table:

@@ -92,7 +92,7 @@ class Source:
 
 
 class Sources:
-    """A gin file with all that it includes, and parameters after it, as one list of bindings.
+    """Gin files with all that they include, and parameters after them, as one list of bindings.
 
     Attributes:
       all: in the order in which they begin.
@@ -100,11 +100,12 @@ class Sources:
       mistakes: that keep something from being read, a line each.
     """
 
-    def __init__(self, path: str, params: Sequence[str] = ()):
+    def __init__(self, paths: Sequence[str], params: Sequence[str] = ()):
         self.all: list[Source] = []
         self.bindings: list[Binding] = []
         self.mistakes: list[str] = []
-        self._read_file(_find(path), path, ())
+        for path in paths:
+            self._read_file(_find(path), path, ())
         for param in params:
             self._read_param(param)
 
