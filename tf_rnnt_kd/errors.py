@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -26,13 +27,22 @@ class UserError(Exception):
     """Something the person at the keyboard can mend.
 
     The message is one line and names what is wrong, where (file, option, utterance) and what to do.
-    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost. `message` is the line as it
-    was raised: a configuration library may add to what `str` gives.
+    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost.
+
+    Attributes:
+      mistakes: one line each; of several, the message only counts them.
     """
 
-    def __init__(self, message: str):
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, mistakes: Sequence[str] = ()):
+        super().__init__("\n".join([message, *(f"  {mistake}" for mistake in mistakes)]))
+        self.message, self.mistakes = message, tuple(mistakes) or (message,)
+
+    @classmethod
+    def of(cls, where: str, mistakes: Sequence[str]) -> "UserError":
+        """One error of all mistakes that were found in `where`."""
+        if len(mistakes) == 1:
+            return cls(mistakes[0])
+        return cls(f"{len(mistakes)} mistakes in {where}:", mistakes)
 
 
 class Problems(UserError):
@@ -58,7 +68,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv), known_only=False)
     except flags.Error as error:
-        _fail(f"{error} (--help lists the options)")
+        missing = re.match(r"flag --(\w+)=None: Flag --\w+ must have a value other than None", str(error))
+        said = f"--{missing[1]} is missing: give it" if missing else str(error)
+        _fail(UserError(f"{said} (--help lists the options)"))
 
 
 def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
@@ -67,7 +79,7 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         _load_tensorflow_quietly()
         main(argv)
     except UserError as error:
-        _fail(error.message)
+        _fail(error)
     except BrokenPipeError:
         if not _is_unheard():
             raise
@@ -77,7 +89,11 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         if error.errno not in _EXPECTED:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"{os.strerror(error.errno)}{where}: make room or grant access, then start the same command again")
+        _fail(
+            UserError(
+                f"{os.strerror(error.errno)}{where}: make room or grant access, then start the same command again"
+            )
+        )
     except KeyboardInterrupt:
         print("\ninterrupted: start the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -132,8 +148,10 @@ def muted_stderr() -> Iterator[None]:
             os.close(null)
 
 
-def _fail(message: str) -> None:
+def _fail(error: UserError) -> None:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
         traceback.print_exc()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + " ".join(error.message.split()), file=sys.stderr)
+    for mistake in error.mistakes if len(error.mistakes) > 1 else ():
+        print("  " + " ".join(mistake.split()), file=sys.stderr)
     sys.exit(2)

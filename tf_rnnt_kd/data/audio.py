@@ -126,8 +126,8 @@ def mono_seconds(path: str) -> Iterator[tuple[np.ndarray, int]]:
 
 def check_decoder(decoder: str) -> None:
     """Raises UserError unless there is such a decoder and it works here."""
-    if decoder not in _DECODERS:
-        raise UserError(f"decoder {decoder!r} is none of {', '.join(_DECODERS)}: choose one of them")
+    if decoder not in DECODERS:
+        raise UserError(f"decoder {decoder!r} is none of {', '.join(DECODERS)}: choose one of them")
     if decoder == "tensorflow_io":
         _tensorflow_io()
 
@@ -310,7 +310,7 @@ def _check_rate(rate: int) -> None:
 
 # -- tensorflow-io --
 
-_DECODERS = ("soundfile", "tensorflow_io")
+DECODERS = ("soundfile", "tensorflow_io")
 _TENSORFLOW_IO = {
     ".flac": lambda audio, content: audio.decode_flac(content, dtype=tf.int16),
     ".wav": lambda audio, content: audio.decode_wav(content, dtype=tf.int16),

@@ -11,16 +11,19 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, num_log_mel_frames
+from tf_rnnt_kd.options import Ascending, Count, NotEmpty, Positive, checked
 
 FRAME_FEATURES = 4  # feature frames in an encoder frame
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Buckets:
     """The few static shapes that batches come in.
@@ -32,9 +35,9 @@ class Buckets:
       batch_multiple: the number of rows is a multiple of this (of the number of replicas, say).
     """
 
-    seconds: tuple[float, ...]
-    batch_seconds: float
-    batch_multiple: int = 1
+    seconds: Annotated[tuple[Positive, ...], NotEmpty, Ascending]
+    batch_seconds: Positive
+    batch_multiple: Count = 1
 
     def __post_init__(self):
         if not _ascends(self.seconds):

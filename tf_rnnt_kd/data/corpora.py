@@ -6,15 +6,24 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from tf_rnnt_kd.data.audio import AudioError, audio_seconds, check_decoder, decode_audio, mono_seconds, show_name
+from tf_rnnt_kd.data.audio import (
+    DECODERS,
+    AudioError,
+    audio_seconds,
+    check_decoder,
+    decode_audio,
+    mono_seconds,
+    show_name,
+)
 from tf_rnnt_kd.data.folders import find_audio, name_problem
 from tf_rnnt_kd.data.transcripts import TRANSCRIPT_SUFFIX, Transcript, as_id, read_transcripts
 from tf_rnnt_kd.errors import Problems, UserError
+from tf_rnnt_kd.options import Distinct, NotNegative, OneOf, Positive, Text, checked
 
 _HOPS_PER_SECOND = 100  # resolution of cuts
 _PAUSE_HOPS = 20  # a cut goes where so many hops together are quietest
@@ -74,14 +83,15 @@ class _Faults:
     audio: list[AudioError] = dataclasses.field(default_factory=list)
 
 
+@checked
 def read_librispeech(
-    folder: str,
+    folder: Text,
     *,
-    splits: Sequence[str] = (),
+    splits: Annotated[Sequence[Text], Distinct] = (),
     labelled: bool = True,
-    min_seconds: float = 0.0,
-    max_seconds: float | None = None,
-    decoder: str = "soundfile",
+    min_seconds: NotNegative = 0.0,
+    max_seconds: Positive | None = None,
+    decoder: Annotated[str, OneOf(DECODERS)] = "soundfile",
 ) -> list[Utterance]:
     """Lists a corpus: `speaker/chapter/ID.flac` (or another suffix of `audio`) with `ID TEXT` lines in `*.trans.txt`.
 
@@ -114,6 +124,15 @@ def read_librispeech(
     if faults.audio:
         raise BadAudio(faults.audio, kept, show_name(folder))
     return kept
+
+
+def _look_for_splits(folder: str, *, splits: Sequence[str] = (), **_) -> None:
+    """Raises UserError where a folder of `read_librispeech` is missing or has no audio; no file is opened."""
+    for split in splits or [""]:
+        find_audio(os.path.join(folder, split) if split else folder)
+
+
+read_librispeech.look = _look_for_splits  # for those who only want to know whether there is something
 
 
 def _read_folder(folder, labelled, min_seconds, max_seconds, decoder, faults) -> list[Utterance]:

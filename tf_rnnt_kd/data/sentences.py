@@ -6,12 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.options import Text, checked
 from tf_rnnt_kd.text.normalize import clean_text, normalize_transcript
 
 _JITTER = 0.1  # how far, of their length, sentences stray from the order of their lengths
 
 
-def read_sentences(path: str) -> list[str]:
+@checked
+def read_sentences(path: Text) -> list[str]:
     """Normalised sentences of a text file, in its order.
 
     Args:

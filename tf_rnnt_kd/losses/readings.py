@@ -226,9 +226,8 @@ def _three_classes(arcs: Arcs, num_labels: tf.Tensor) -> tf.Tensor:
 
 
 def _check(kl: str, temperature: float, delays: tuple[int, ...], kl_mean: bool) -> None:
-    names = [*_NODE_DISTANCES, *_ALIGNMENT_DISTANCES]
-    if kl not in names:
-        raise ValueError(f"kl={kl!r} must be one of {names}")
+    if kl not in DISTANCES:
+        raise ValueError(f"kl={kl!r} must be one of {DISTANCES}")
     if not delays or min(delays) < 0:
         raise ValueError(f"teacher_delay={delays} must be frames, at least 0")
     if kl in _ALIGNMENT_DISTANCES and (temperature != 1.0 or delays != (0,) or kl_mean):
@@ -251,3 +250,4 @@ _NEED_TEACHER_ARCS = ("teacher_occupancy", "best_path", "band")
 _ALIGNMENT_DISTANCES: Mapping[str, Callable[..., tf.Tensor]] = MappingProxyType(
     {"sequence": alignments.sequence_kl, "full_sum": alignments.full_sum_distance}
 )
+DISTANCES = (*_NODE_DISTANCES, *_ALIGNMENT_DISTANCES)

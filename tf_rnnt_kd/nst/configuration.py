@@ -49,19 +49,17 @@ def begin(
     """
     os.makedirs(work_dir, exist_ok=True)
     path = os.path.join(work_dir, FILE)
-    if os.path.exists(path):
-        before = read_config(path)
-        if before == config:
-            return
-        if must_be_equal and not is_finished():
-            raise UserError(f"{path} differs from this worker's configuration: start all workers by the same command")
-        if not _is_untouched(work_dir):
-            changes = find_changes(before, config)
-            _check_allowed(work_dir, changes, allow_change)
-            if changes and is_finished():
-                say(f"  all is finished, so {', '.join(changes)} changes nothing: {path} stays as it is")
-                return
-            _tell(work_dir, before, config, changes)
+    before = read_config(path) if os.path.exists(path) else None
+    if before == config:
+        return
+    if before is not None and must_be_equal and not is_finished():
+        raise UserError(f"{path} differs from this worker's configuration: start all workers by the same command")
+    changes = check(work_dir, config, allow_change=allow_change)
+    if changes and is_finished():
+        say(f"  all is finished, so {', '.join(changes)} changes nothing: {path} stays as it is")
+        return
+    if changes:
+        _tell(work_dir, before, config, changes)
     _write(work_dir, config)
 
 
@@ -99,6 +97,25 @@ def finished_by_others(work_dir: str, config: str) -> list[str]:
     ]
 
 
+def check(work_dir: str, config: str, *, allow_change: bool = False) -> dict[str, tuple[str, str]]:
+    """What `begin` would change of the folder's configuration, as in `find_changes`; nothing is written.
+
+    Raises:
+      UserError: `begin` would refuse it.
+    """
+    path = os.path.join(work_dir, FILE)
+    if not os.path.exists(path) or _is_untouched(work_dir):
+        return {}
+    changes = find_changes(read_config(path), config)
+    if changes and not allow_change:
+        listed = "; ".join(f"{name} = {old} there, {name} = {new} now" for name, (old, new) in changes.items())
+        raise UserError(
+            f"{work_dir} was begun with another configuration ({listed}): "
+            "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"
+        )
+    return changes
+
+
 def find_changes(before: str, now: str) -> dict[str, tuple[str, str]]:
     """Parameters that may change the result and differ: name -> (value before, value now)."""
     old, new = _read_bindings(before), _read_bindings(now)
@@ -117,19 +134,8 @@ def _is_untouched(work_dir):
     return set(os.listdir(work_dir)) <= {FILE, MARKER}
 
 
-def _check_allowed(work_dir: str, changes: Mapping[str, tuple[str, str]], allow_change: bool) -> None:
-    if changes and not allow_change:
-        listed = "; ".join(f"{name} = {old} there, {name} = {new} now" for name, (old, new) in changes.items())
-        raise UserError(
-            f"{work_dir} was begun with another configuration ({listed}): "
-            "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"
-        )
-
-
 def _tell(work_dir: str, before: str, config: str, changes: Mapping[str, tuple[str, str]]) -> None:
     """Says what changes for whom, and keeps the configuration of before."""
-    if not changes:
-        return
     for name, (old, new) in changes.items():
         say(f"  {name} = {new} from here on, {old} before")
     for name in finished_by_others(work_dir, config):

@@ -2,17 +2,30 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import tensorflow as tf
+from annotated_types import Ge
 
 from tf_rnnt_kd.batch import Batch
 from tf_rnnt_kd.data.pipeline import common_targets
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.losses import AdditiveJoint, JointInputs, LossWeights, band_losses, joint_loss_sum
+from tf_rnnt_kd.losses import DISTANCES, AdditiveJoint, JointInputs, LossWeights, band_losses, joint_loss_sum
 from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.options import (
+    Count,
+    CountOrZero,
+    Distinct,
+    Finite,
+    Fraction,
+    NotEmpty,
+    NotNegative,
+    OneOf,
+    Positive,
+    checked,
+)
 
 _OF_ALIGNMENTS = ("sequence", "full_sum")  # distances that no node has a part of
 
@@ -72,6 +85,7 @@ def find_teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJ
     return TeacherJoint(tf.constant(owner.kernel), tf.constant(owner.bias))
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Band:
     """The student's joint network sees a few columns a frame; a cheap one, trained beside it, finds them.
@@ -83,12 +97,17 @@ class Band:
       additive_weight: of the cheap network's loss.
     """
 
-    columns: int = 5
-    linguistic_scale: float = 0.25
-    acoustic_scale: float = 0.0
-    additive_weight: float = 0.5
+    columns: Annotated[Count, Ge(2)] = 5
+    linguistic_scale: Fraction = 0.25
+    acoustic_scale: Fraction = 0.0
+    additive_weight: NotNegative = 0.5
+
+    def __post_init__(self):
+        if self.linguistic_scale + self.acoustic_scale > 1.0:
+            raise UserError("Band.linguistic_scale and acoustic_scale are shares: together they are at most 1")
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """`sum_b (w_rnnt L_rnnt + w_ctc L_ctc + w_kl L_kl + ...) / sum_b U_b`, the sums over the global batch.
@@ -113,20 +132,23 @@ class Objective:
       product_dtype: of the products with the joint network's kernel, see `losses.joint_losses`.
     """
 
-    transducer_weight: float = 1.0
-    ctc_weight: float = 0.3
-    kl_weight: float = 0.0
-    kl: str = "lattice"
+    transducer_weight: NotNegative = 1.0
+    ctc_weight: NotNegative = 0.3
+    kl_weight: NotNegative = 0.0
+    kl: Annotated[str, OneOf(DISTANCES)] = "lattice"
     kl_mean: bool = False
-    temperature: float = 1.0
-    teacher_delay: int | tuple[int, ...] = 0
-    fastemit_lambda: float = 0.0
-    entropy_weight: float = 0.0
+    temperature: Positive = 1.0
+    teacher_delay: CountOrZero | Annotated[tuple[CountOrZero, ...], NotEmpty, Distinct] = 0
+    fastemit_lambda: Annotated[Finite, Ge(-1)] = 0.0
+    entropy_weight: Finite = 0.0
     band: Band | None = None
-    product_dtype: str = "float32"
+    product_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
 
     def __post_init__(self):
         unused = (self.kl, self.kl_mean, self.teacher_delay, self.entropy_weight) != ("lattice", False, 0, 0.0)
+        of_nodes = (self.temperature, self.teacher_delay, self.kl_mean) != (1.0, 0, False)
+        if self.kl in _OF_ALIGNMENTS and of_nodes:
+            raise UserError(f"Objective.kl={self.kl!r} knows no nodes: drop temperature, teacher_delay and kl_mean")
         if self.band and unused:
             raise UserError(
                 "Objective.band goes with kl='lattice' alone: drop kl_mean, teacher_delay and entropy_weight"
