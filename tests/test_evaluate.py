@@ -43,7 +43,7 @@ def place(tmp_path_factory):
     save_model(model, tokenizer, str(folder / "student"))
     teacher = Transducer(tokenizer.vocabulary_size, ConformerEncoder(16, 1, 2, 5), prediction_width=16, joint_width=16)
     save_model(teacher, tokenizer, str(folder / "teacher"))
-    for name, num_utterances in (("clean", 3), ("noisy", 2)):
+    for name, num_utterances in (("clean", 3), ("noisy", 2), ("a=1,b", 3)):
         _write_set(folder / name, tokenizer, num_utterances)
     for name, seconds in (("long.wav", 2.0), ("short.flac", 0.02)):
         soundfile.write(folder / name, networks.noise(seconds).clip(-1, 1), 16_000)
@@ -61,7 +61,7 @@ def saved(place):
 def _write_set(folder, tokenizer, num_utterances):
     samples = [(networks.noise(1.0 + i) * 30_000).clip(-32_768, 32_767).astype(np.int16) for i in range(num_utterances)]
     items = [
-        Record(f"utterance-{i}", "", text, row, np.array(tokenizer.encode(text), np.int32))
+        Record(f"utterance-{i}", f"voice-{i}", text, row, np.array(tokenizer.encode(text), np.int32))
         for i, (row, text) in enumerate(zip(samples, _TEXTS, strict=False))
     ]
     manifest = {"tokenizer_hash": tokenizer.hash, "sample_rate": 16_000, "targets": None, "source": "noise"}
@@ -69,7 +69,7 @@ def _write_set(folder, tokenizer, num_utterances):
 
 
 def test_prepare_makes_the_tokenizer_and_the_record_sets_of_a_plan(tmp_path):
-    places = "--config=tests/toy_chain.gin", f"--output={tmp_path}"
+    places = "--config=tests/toy_chain.gin", "--trust_config", f"--output={tmp_path}"
     for _ in range(2):  # the second finds everything
         finished = _run("prepare", *places, "--param=train/toy.tone_utterances.num_utterances=40")
         assert finished.returncode == 0, finished.stderr
@@ -120,6 +120,17 @@ def test_latency_is_measured_against_a_full_context_teacher_and_no_other(place):
     assert found["chunk_ms"] == 40.0 and found["changed_words"] == 0 and found["chunk_compute_ms"]["count"] > 60
     refused = _run("evaluate", *model, "--output", place / "m" / "results.json", "--latency", place / "student")
     assert refused.returncode == 2 and "student is causal" in refused.stderr.splitlines()[-1]
+
+
+def test_records_may_be_called_what_separates_them(place):
+    sets, output = f"{place / 'a=1,b'},{place / 'noisy'}", place / "comma" / "results.json"
+    finished = _run("evaluate", "--checkpoint", place / "student", "--records", sets, "--output", output)
+    assert finished.returncode == 0, finished.stderr
+    assert "a=1,b WER %" in finished.stdout and "[ ]  95 % interval" in finished.stdout
+    assert sorted(read_results(str(output))) == ["a=1,b", "noisy"]
+    heard = read_transcriptions(str(place / "comma"), "a=1,b")
+    assert [item.speaker for item in heard] == ["voice-0", "voice-1", "voice-2"]
+    assert len({item.audio for item in heard}) == 3
 
 
 def test_exported_model_transcribes_files(place):

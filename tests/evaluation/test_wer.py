@@ -1,8 +1,10 @@
 """Word errors against hand-made cases."""
 
+import random
+
 import pytest
 
-from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, mark_errors, sum_errors
+from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, mark_errors, place_errors, sum_errors
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,33 @@ def test_rate_without_reference_words():
 
 def test_rate_may_exceed_one_hundred():
     assert count_errors("A", "B C D").wer == 300.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "expected"),
+    [
+        ("A B C", "A B C", [0, 0, 0, 0, 0, 0, 0]),
+        ("A B C", "A X C", [0, 0, 0, 1, 0, 0, 0]),
+        ("A B C", "B C", [0, 1, 0, 0, 0, 0, 0]),
+        ("A B C", "X Y A B C Z", [2, 0, 0, 0, 0, 0, 1]),
+        ("A B C", "A B X C", [0, 0, 0, 0, 1, 0, 0]),
+        ("A B", "", [0, 1, 0, 1, 0]),
+        ("", "A B", [2]),
+        ("", "", [0]),
+    ],
+)
+def test_errors_have_their_places(reference, hypothesis, expected):
+    assert place_errors(reference, hypothesis).tolist() == expected
+
+
+def test_places_hold_all_errors():
+    draw = random.Random(0)
+    for _ in range(500):
+        texts = [" ".join(draw.choices("ABC", k=draw.randint(0, 6))) for _ in range(2)]
+        counts, places = count_errors(*texts), place_errors(*texts)
+        assert (places.sum(), places[::2].sum()) == (counts.errors, counts.insertions)
+        assert len(places) == 2 * counts.words + 1
+
+
+def test_places_are_those_after_the_normaliser():
+    assert place_errors("Don't stop.", "dont", "case_and_punctuation").tolist() == [0, 0, 0, 1, 0]

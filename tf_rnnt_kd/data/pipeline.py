@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from annotated_types import Le
 
 from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.batching import FRAME_FEATURES, Schedule
@@ -18,8 +19,10 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import NUM_MEL_BINS, log_mel
 from tf_rnnt_kd.features.spec_augment import spec_augment
 from tf_rnnt_kd.features.stored import restore
+from tf_rnnt_kd.options import CountOrZero, Fraction, checked
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """SpecAugment settings of the student's input (see `spec_augment`); zero masks switch it off.
@@ -28,11 +31,11 @@ class Augmentation:
     the text alone if masks hide the speech from the start.
     """
 
-    first_step: int = 0
-    num_frequency_masks: int = 2
-    max_frequency_bins: int = 27
-    num_time_masks: int = 10
-    time_fraction: float = 0.05
+    first_step: CountOrZero = 0
+    num_frequency_masks: CountOrZero = 2
+    max_frequency_bins: Annotated[CountOrZero, Le(NUM_MEL_BINS)] = 27
+    num_time_masks: CountOrZero = 10
+    time_fraction: Fraction = 0.05
 
 
 class Share(NamedTuple):

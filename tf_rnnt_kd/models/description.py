@@ -95,6 +95,13 @@ class Headline(TypedDict):
 
 
 @with_config(files.OPEN)
+class Signed(TypedDict):
+    """What a model is known by."""
+
+    sha256: files.Sha256
+
+
+@with_config(files.OPEN)
 class Kind(Headline):
     """What is looked at next: models of another kind hold another architecture."""
 

@@ -6,7 +6,6 @@ import functools
 import io
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from typing_extensions import TypedDict
 
 from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.text.normalize import clean_text, spoken_text
 
 BLANK_ID = 0
 KINDS = ("characters", "unigram", "bpe", "wordpiece")
@@ -69,23 +69,38 @@ class Tokenizer:
         return BLANK_ID
 
     def encode(self, text: str) -> list[int]:
-        """Label ids of `text`, blank-free; white space counts as one space.
+        """Label ids of a transcript: no blank is among them, and `decode` gives `normal_form(text)` back.
 
         Raises:
-          UserError: `text` has characters that were not in the training text.
+          UserError: `text` has characters that were not in the training text, or words that labels cannot spell.
         """
-        text = _tidy(text)
+        text = spoken_text(text)
         unknown = sorted(set(text) - self._alphabet)
         if unknown:
             raise UserError(
                 f"the tokenizer in {self.folder} does not know {' '.join(map(repr, unknown))} in {text[:80]!r}: "
                 "normalise the transcript, or train the tokenizer on text that has them"
             )
-        return self._tokenize(text).numpy().tolist()
+        ids = self._tokenize(text).numpy().tolist()
+        if not self._spells(ids, text):
+            raise self._unspeakable(text)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of label ids; blanks spell nothing."""
         return "".join(self.pieces[i] for i in ids).strip()
+
+    def _spells(self, ids: Sequence[int], text: str) -> bool:
+        return BLANK_ID not in ids and self.decode(ids) == text
+
+    def _unspeakable(self, text: str) -> UserError:
+        words = [word for word in text.split() if not self._spells(self._tokenize(word).numpy().tolist(), word)]
+        named = " ".join(repr(word[:40]) for word in words[:5]) or "it"
+        return UserError(
+            f"the {self.kind} tokenizer in {self.folder} has no labels that spell {named} in {text[:80]!r}, because it "
+            "means something else by them, or they are too long: correct the transcript, leave the utterance out, or "
+            "take another kind of tokenizer"
+        )
 
     @functools.cached_property
     def _alphabet(self) -> set[str]:
@@ -98,19 +113,19 @@ def train_tokenizer(texts: Iterable[str], folder: str, *, kind: str, vocabulary_
     """Trains a tokenizer and writes it to `folder`; the same texts give the same bytes.
 
     Args:
-      texts: normalised transcripts.
+      texts: transcripts; their normal form is learnt.
       folder: made if missing; receives the model and `tokenizer.json`.
       kind: `characters` (one piece a character, for small corpora), `unigram`, `bpe` or `wordpiece`.
       vocabulary_size: V, with blank. None for `characters`, whose text decides; an upper limit for `wordpiece`.
 
     Raises:
-      UserError: there is no text, or the text does not allow that vocabulary size.
+      UserError: there is no text, the text does not allow that vocabulary size, or has characters that no text has.
     """
     if kind not in KINDS:
         raise UserError(f"tokenizer kind {kind!r} is none of {', '.join(KINDS)}: choose one of them")
     if vocabulary_size is None and kind != "characters":
         raise UserError(f"a {kind} tokenizer needs a vocabulary size: set it, to 256 for example")
-    texts = [text for text in map(_tidy, texts) if text]
+    texts = [text for text in map(clean_text, texts) if text]
     if not texts:
         raise UserError("no text to train the tokenizer on: check that the corpus has transcripts")
     train = _train_wordpiece if kind == "wordpiece" else _train_sentencepiece
@@ -145,10 +160,6 @@ def load_tokenizer(folder: str) -> Tokenizer:
     if len(pieces) != description["vocabulary_size"]:
         raise files.Damaged(path, f"it has {len(pieces)} pieces, {_DESCRIPTION} says another number", remedy)
     return Tokenizer(description["kind"], folder, description["sha256"], pieces, tokenize)
-
-
-def _tidy(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _hash(model: bytes, kind: str) -> str:
@@ -244,11 +255,12 @@ def _train_wordpiece(texts: list[str], kind: str, vocabulary_size: int) -> bytes
 
 
 def _open_model(model: bytes, kind: str) -> tuple[list[str], Callable[[str], tf.Tensor]]:
-    """The text of each id, and the function from text to ids."""
+    """The text of each id, and the function from text to ids; ValueError, RuntimeError or OpError for garbage."""
     return _open_wordpiece(model) if kind == "wordpiece" else _open_sentencepiece(model)
 
 
 def _open_sentencepiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+    _check_sentencepiece(model)
     tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
     names = tokenizer.id_to_string(tf.range(tokenizer.vocab_size())).numpy()
     pieces = [name.decode().replace(_WORD_START, " ") for name in names]
@@ -265,8 +277,18 @@ def _open_sentencepiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Ten
     return ["", *pieces[1:]], tokenize
 
 
+def _check_sentencepiece(model: bytes) -> None:
+    """The library itself reads more closely than the operation, which leaves out rules of spelling that are damaged."""
+    found = sentencepiece.SentencePieceProcessor(model_proto=model)
+    others = [i for i in range(found.get_piece_size()) if found.is_control(i) or found.is_unused(i) or found.is_byte(i)]
+    if found.unk_id() != BLANK_ID or others:
+        raise ValueError("it keeps other places than the first for itself")
+
+
 def _open_wordpiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:
-    names = model.decode().splitlines()
+    names = model.decode().split("\n")[:-1]
+    if names[:1] != [_UNKNOWN] or len(set(names)) < len(names) or not all(names):
+        raise ValueError("its lines are not [UNK] and different pieces")
     keys = tf.lookup.KeyValueTensorInitializer(names, tf.range(len(names), dtype=tf.int64))
     tokenizer = tensorflow_text.WordpieceTokenizer(
         tf.lookup.StaticVocabularyTable(keys, num_oov_buckets=1),
