@@ -9,12 +9,12 @@ import jiwer
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.decoding.offline import recognize
 from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.evaluation.results import write_json
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, SAMPLE_RATE, log_mel
 from tf_rnnt_kd.losses import best_alignment
 from tf_rnnt_kd.models.saving import load_model, read_description
@@ -264,7 +264,7 @@ def evaluate_latency(
     hashes = {
         name: read_description(path)["weights_hash"] for name, path in (("model", checkpoint), ("teacher", teacher))
     }
-    write_json(output, {**hashes, "sets": sets})
+    files.write_json(output, {**hashes, "sets": sets})
     return sets
 
 
