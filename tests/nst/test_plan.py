@@ -150,7 +150,7 @@ def test_each_student_has_the_sets_of_its_corpora():
     plan = make_plan(generation("teacher"), soft("student", unlabelled=("train", "audio"), targets_dtype="bfloat16"))
     sets = plan.label_sets(plan.generations[1])
     assert sets == [LabelSet("teacher", name, "factored", "bfloat16") for name in ("train", "audio")]
-    assert [s.name for s in sets] == ["train-factored", "audio-factored"]
+    assert [s.name for s in sets] == ["train-factored-bfloat16", "audio-factored-bfloat16"]
 
 
 def test_features_stand_in_for_audio_where_only_trainings_read_it():
