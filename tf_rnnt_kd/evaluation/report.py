@@ -32,10 +32,10 @@ class Pooled:
 
     Attributes:
       wer: mean over seeds, percent.
-      interval: of `significance.Estimate`, like the next three.
-      unit: the same.
-      units: the same.
-      t_interval: the same.
+      interval: see `significance.Estimate`, like the next three.
+      unit: what was taken to be independent, speakers or utterances.
+      units: how many of them.
+      t_interval: given where the units are few.
       seeds: WER of each run, percent.
       words: reference words of the set.
     """
@@ -55,8 +55,8 @@ class Difference:
 
     Attributes:
       estimate: WER of the first minus that of the second.
-      segments: of the matched-pairs test.
-      p: its two-sided probability.
+      segments: how many the matched-pairs test has found.
+      p: two-sided probability by that test.
       p_holm: the same, corrected for all differences of the report.
     """
 

@@ -56,16 +56,16 @@ class SetResult:
     """A system on a test set; `wer` and the ends of its 95 % intervals are in percent.
 
     Attributes:
-      utterances: of the set.
-      words: of its references.
-      substitutions: word errors of this kind, like the next two.
-      deletions: the same.
-      insertions: the same.
+      utterances: how many the set has.
+      words: how many its references have.
+      substitutions: words that were replaced.
+      deletions: words that are missing.
+      insertions: words that were added.
       wer: 100 (S + D + I) / words.
-      interval: of `significance.Estimate`, like the rest.
-      unit: the same.
-      units: the same; 0 in results of before, whose interval was one over utterances.
-      t_interval: the same.
+      interval: see `significance.Estimate`, like the next three.
+      unit: what was taken to be independent, speakers or utterances.
+      units: how many of them; 0 in results of before, which had an interval over utterances.
+      t_interval: given where the units are few.
     """
 
     utterances: files.Count
@@ -84,10 +84,10 @@ class ScoredSet(NamedTuple):
     """What comparisons need of a test set, of N utterances.
 
     Attributes:
-      transcriptions: of each utterance.
-      places: of each utterance, from `wer.place_errors`.
-      errors: [N] int64, the sum of each.
-      words: [N] int64, words of each reference.
+      transcriptions: one per utterance.
+      places: where the errors of each are, from `wer.place_errors`.
+      errors: [N] int64, how many they are.
+      words: [N] int64, how many words each reference has.
     """
 
     transcriptions: tuple[Transcription, ...]
