@@ -101,3 +101,15 @@ def test_a_reader_that_has_gone_ends_a_command_in_silence():
 
 def test_an_exit_code_passes_through(run):
     assert run(failing(SystemExit(7)))[0] == 7
+
+
+@pytest.mark.parametrize("error", [MemoryError("array of 7 GB"), "OOM when allocating tensor with shape[9]"])
+def test_a_lack_of_memory_is_a_line(run, error):
+    if isinstance(error, str):
+        import tensorflow as tf
+
+        error = tf.errors.ResourceExhaustedError(None, None, f"Graph execution error:\n\n{error}\n more")
+    code, out, line = run(failing(error))
+    assert (code, out) == (2, "")
+    reason = "array of 7 GB" if isinstance(error, MemoryError) else "OOM when allocating tensor with shape[9]"
+    assert line == f"error: out of memory ({reason}): give it less at once, or a machine with more memory\n"

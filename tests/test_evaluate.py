@@ -69,7 +69,7 @@ def _write_set(folder, tokenizer, num_utterances):
 
 
 def test_prepare_makes_the_tokenizer_and_the_record_sets_of_a_plan(tmp_path):
-    places = "--config=tests/toy_chain.gin", f"--output={tmp_path}"
+    places = "--config=tests/toy_chain.gin", "--trust_config", f"--output={tmp_path}"
     for _ in range(2):  # the second finds everything
         finished = _run("prepare", *places, "--param=train/toy.tone_utterances.num_utterances=40")
         assert finished.returncode == 0, finished.stderr

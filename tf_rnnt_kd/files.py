@@ -30,10 +30,11 @@ OPEN = pydantic.ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**53)]
 Positive = Annotated[int, pydantic.Field(ge=1, lt=2**53)]
 Amount = Annotated[float, pydantic.Field(ge=0.0, le=1e15)]
+Name = Annotated[str, pydantic.Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 _MOST_JSON = 1 << 28  # bytes; the manifest of a million shards has fewer
-_RENEW = "restore it, or delete it and run the command that wrote it again"
+RENEW = "restore it, or delete it and run the command that wrote it again"
 _SIGNATURE = "sha256"  # the field of a signed document
 _SHOWN = 3  # mistakes in one line
 
@@ -41,14 +42,15 @@ _SHOWN = 3  # mistakes in one line
 class Missing(UserError):
     """A file that should be there."""
 
-    def __init__(self, path: str, remedy: str = _RENEW):
+    def __init__(self, path: str, remedy: str = RENEW):
         super().__init__(f"{path} is missing: {remedy}")
+        self.path = path
 
 
 class Damaged(UserError):
     """A file that is not what was written; `what` says why."""
 
-    def __init__(self, path: str, what: str, remedy: str = _RENEW):
+    def __init__(self, path: str, what: str, remedy: str = RENEW):
         super().__init__(f"{path} is damaged: {what}; {remedy}")
         self.what = what
 
@@ -135,7 +137,7 @@ def sha256_of_file(path: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str, remedy: str = _RENEW) -> Iterator[BinaryIO]:
+def opened(path: str, remedy: str = RENEW) -> Iterator[BinaryIO]:
     """A regular file, open for reading.
 
     Raises:
@@ -154,7 +156,7 @@ def opened(path: str, remedy: str = _RENEW) -> Iterator[BinaryIO]:
         raise Damaged(path, f"it cannot be read ({error.strerror})", remedy) from error
 
 
-def read_bytes(path: str, most: int, *, remedy: str = _RENEW) -> bytes:
+def read_bytes(path: str, most: int, *, remedy: str = RENEW) -> bytes:
     """The content of a file of at most so many bytes.
 
     Raises:
@@ -168,7 +170,7 @@ def read_bytes(path: str, most: int, *, remedy: str = _RENEW) -> bytes:
     return content
 
 
-def read_json(path: str, kind: type[T], *, remedy: str = _RENEW, most: int = _MOST_JSON) -> T:
+def read_json(path: str, kind: type[T], *, remedy: str = RENEW, most: int = _MOST_JSON) -> T:
     """A JSON file as the declared type.
 
     Args:
@@ -187,7 +189,7 @@ def read_json(path: str, kind: type[T], *, remedy: str = _RENEW, most: int = _MO
     return _validate(path, content, kind, remedy)
 
 
-def read_signed(path: str, kind: type[T], *, remedy: str = _RENEW, most: int = _MOST_JSON) -> T:
+def read_signed(path: str, kind: type[T], *, remedy: str = RENEW, most: int = _MOST_JSON) -> T:
     """`read_json` of what `dump_signed` made: no changed byte passes, not even one in white space."""
     content = read_bytes(path, most, remedy=remedy)
     document = _parse(path, content, remedy)

@@ -12,8 +12,9 @@ import soundfile
 import tensorflow as tf
 from absl import logging
 
-from tf_rnnt_kd.data import corpora
-from tf_rnnt_kd.data.corpora import decode_audio, read_librispeech
+from tf_rnnt_kd.data import audio
+from tf_rnnt_kd.data.audio import decode_audio
+from tf_rnnt_kd.data.corpora import read_librispeech
 from tf_rnnt_kd.errors import UserError
 
 RATE = 16000
@@ -95,7 +96,7 @@ def test_limits_on_length_leave_utterances_out_and_say_so(corpus, monkeypatch):
 
 
 def test_listing_without_limits_opens_no_audio(corpus, monkeypatch):
-    monkeypatch.setattr(soundfile, "info", None)
+    monkeypatch.setattr(audio, "find_streams", None)
     assert len(read_librispeech(str(corpus))) == 5
 
 
@@ -112,7 +113,7 @@ def test_a_missing_folder_is_refused(work_dir):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_an_empty_corpus_is_refused(work_dir, labelled):
     (work_dir / "1.trans.txt").write_text("1 A\n")
-    with pytest.raises(UserError, match=rf"{work_dir} has no audio \(.flac .wav .ogg .opus .mp3\): check the path"):
+    with pytest.raises(UserError, match=rf"{work_dir} has no audio \(.flac .wav .ogg .* .mp2\): check the path"):
         read_librispeech(str(work_dir), labelled=labelled)
 
 
@@ -252,8 +253,7 @@ def test_pieces_that_are_too_short_are_left_out_and_keep_their_numbers(work_dir)
 
 def test_only_long_files_are_read_to_be_listed(work_dir, monkeypatch):
     add_audio(work_dir / "a" / "b" / "short.flac", tone(2.0))
-    monkeypatch.setattr(soundfile, "blocks", None)
-    monkeypatch.setattr(soundfile, "read", None)
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
     assert len(read_librispeech(str(work_dir), labelled=False, max_seconds=2.0)) == 1
 
 
@@ -368,16 +368,16 @@ def read_bytes(content, dtype):
 def tensorflow_io(monkeypatch):
     def install(decode_wav):
         monkeypatch.setitem(sys.modules, "tensorflow_io", fake_tensorflow_io(decode_wav))
-        corpora._tensorflow_io.cache_clear()
+        audio._tensorflow_io.cache_clear()
 
     yield install
-    corpora._tensorflow_io.cache_clear()
+    audio._tensorflow_io.cache_clear()
 
 
 def test_the_probe_is_a_wav_file_of_one_sample(tensorflow_io):
     seen = []
     tensorflow_io(lambda content, dtype: seen.append(content))
-    corpora._tensorflow_io()
+    audio._tensorflow_io()
     samples, rate = tf.audio.decode_wav(seen[0])
     assert samples.shape == [1, 1] and rate == RATE
 
@@ -412,7 +412,7 @@ def test_tensorflow_io_that_loads_but_does_not_work_is_refused(work_dir, tensorf
 
 def test_absent_tensorflow_io_is_refused_before_listing(work_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
-    corpora._tensorflow_io.cache_clear()
+    audio._tensorflow_io.cache_clear()
     with pytest.raises(UserError, match=r"tensorflow-io does not work here .*pip install tf_rnnt_kd\[tfio\]"):
         read_librispeech(str(work_dir), decoder="tensorflow_io")
 

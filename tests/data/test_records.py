@@ -32,7 +32,7 @@ def test_the_index_describes_every_record(work_dir):
     np.testing.assert_array_equal(index.num_samples, np.arange(100, 110))
     np.testing.assert_array_equal(index.num_labels, np.arange(10) % 4)
     np.testing.assert_array_equal(index.score, -np.arange(10.0))
-    assert [a.dtype.name for a in index] == ["int32", "int64", "int64", "int32", "int32", "float32"]
+    assert [a.dtype.name for a in index] == ["int32", "int64", "int64", "int32", "int32", "float32", "int64"]
     for i in (0, 3, 4, 9):
         serialized = read_at(record_set, i)
         assert schema.decode_record(serialized).id == f"u{i}"
@@ -96,10 +96,10 @@ def test_an_absent_folder_is_refused(work_dir):
 
 def test_another_schema_version_is_refused_by_reader_and_writer(work_dir, monkeypatch):
     write(work_dir)
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    with pytest.raises(UserError, match="manifest.json has schema version 1, this program reads 2: delete .* again"):
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
+    with pytest.raises(UserError, match="manifest.json has schema version 3, this program reads 4: delete .* again"):
         open_records(str(work_dir))
-    with pytest.raises(UserError, match="schema_version is 1 there and 2 now"):
+    with pytest.raises(UserError, match="schema_version is 3 there and 4 now"):
         write(work_dir)
 
 
@@ -115,7 +115,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_noticed(work_dir):
     assert open_records(str(work_dir)).num_utterances == 10
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "", '{"schema_version": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["[]", "null", "", '{"schema_version": 3}', "\xff"])
 def test_a_manifest_that_is_none_is_refused(work_dir, text):
     write(work_dir)
     (work_dir / "manifest.json").write_text(text, encoding="latin-1")
@@ -141,7 +141,7 @@ def test_a_flipped_byte_in_index_or_joint_is_noticed(work_dir, name):
     for position in np.linspace(0, len(original) - 1, 40).astype(int):
         flip(path, position)
         with pytest.raises(
-            UserError, match=f"{name} is damaged: its sha256 differs from the manifest's; delete it and"
+            UserError, match=f"{name} is damaged: its sha256 is not the one that was noted; delete it and"
         ):
             open_records(str(work_dir))
         path.write_bytes(original)
@@ -186,7 +186,7 @@ def test_a_shard_that_shrinks_or_goes_after_opening_is_noticed(work_dir):
     record_set = write(work_dir)
     path = work_dir / "records-00000-of-00003.tfrecord"
     os.truncate(path, record_set.index.offset[3])  # three whole records: each of them is fine
-    with pytest.raises(UserError, match="is damaged: it holds 3 records, the manifest says 4"):
+    with pytest.raises(UserError, match="is damaged: it ends after 3 records"):
         list(record_set.read())
     os.remove(path)
     with pytest.raises(UserError, match="tfrecord is missing: delete manifest.json beside it, and run"):

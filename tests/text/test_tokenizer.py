@@ -263,7 +263,7 @@ def test_a_flipped_byte_in_the_model_is_noticed(work_dir, kind):
 def test_a_damaged_description_is_noticed(work_dir, text):
     train(work_dir, "characters")
     (work_dir / "tokenizer.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="tokenizer.json is damaged: delete .* and train the tokenizer again"):
+    with pytest.raises(UserError, match="tokenizer.json is damaged: .*; delete .* and train the tokenizer again"):
         load_tokenizer(str(work_dir))
 
 

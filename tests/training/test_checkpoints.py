@@ -187,7 +187,7 @@ def test_a_full_disk_is_told_at_the_next_save_and_nothing_is_lost(saved, work_di
     run, states = saved
     before = sorted(os.listdir(work_dir))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_files.os, "fsync", fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        patch.setattr(os, "fsync", fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         run.checkpoint.save(9, 0.0)
         with pytest.raises(UserError, match=r"no checkpoint of step 9 in .*: No space left on device; mend that"):
             run.checkpoint.save(12, 0.0)
@@ -223,7 +223,7 @@ def test_a_disk_that_garbles_is_found_when_the_checkpoint_is_written(saved, work
         fsync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_files.os, "fsync", garble)
+        patch.setattr(os, "fsync", garble)
         saved[0].checkpoint.save(9, 0.0)
         with pytest.raises(UserError, match=r"garbled the checkpoint of step 9 \(.*; earlier checkpoints are whole"):
             saved[0].checkpoint.wait()

@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +15,9 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.fusion import NO_FUSION, Weights, fuse, open_language_model
 from tf_rnnt_kd.evaluation.normalisers import DEFAULT, scoring
 from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
-from tf_rnnt_kd.files import sha256_of
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.files import sha256_of, sha256_of_file
+from tf_rnnt_kd.lineage import begin, finish
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
@@ -111,6 +113,8 @@ def evaluate_checkpoint(
     Raises:
       UserError: if two sets have one name, a set is unfinished, or has no transcripts, or there is no such normaliser.
     """
+    if not output.endswith(".json"):
+        raise UserError(f"the figures can't go into {output!r}: name a file that ends in .json")
     scoring(normaliser)  # before anything is decoded
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if len(set(names)) < len(names):
@@ -123,10 +127,16 @@ def evaluate_checkpoint(
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
     about = {
-        "model": read_description(checkpoint)["weights_hash"],
+        "model": find_hash(checkpoint),
         "records": {name: records.hash for name, records in opened.items()},
         "search": {**search, "chunk": model.encoder.chunk, "second_pass": second_pass},
     }
     if fused is not None:
         about["search"] |= {"language_model": scorer_hash, **weights._asdict()}
-    return write_results(output, sets, about, normaliser)
+    places: dict[str, Any] = {"model": checkpoint, "records": dict(zip(names, folders, strict=True))}
+    if language_model:
+        places["search"] = {"language_model": language_model}
+    begin(output, "results", {**about, "normaliser": normaliser}, places, anew=True)
+    results = write_results(output, sets, about, normaliser)
+    finish(output, sha256_of_file(output))
+    return results

@@ -3,19 +3,20 @@
 import collections
 import dataclasses
 import functools
-import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import sentencepiece
 import tensorflow as tf
 import tensorflow_text
+from pydantic import with_config
 from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib
+from typing_extensions import TypedDict
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.text.normalize import clean_text, spoken_text
 
@@ -28,7 +29,17 @@ _MODEL_TYPES = {"characters": "char", "unigram": "unigram", "bpe": "bpe"}
 _WORD_START = "\u2581"  # sentencepiece's mark
 _SUFFIX = "##"  # wordpiece's mark of what does not start a word
 _UNKNOWN = "[UNK]"
+_MOST_BYTES = 1 << 28  # of a model; one of a million pieces has fewer
 _LONGEST_WORD = 1 << 16  # bytes; the default of 100 would turn a longer word into blanks
+
+
+@with_config(files.CLOSED)
+class Description(TypedDict):
+    """`tokenizer.json`; the sha256 is that of kind and model."""
+
+    kind: Literal[KINDS]
+    vocabulary_size: files.Positive
+    sha256: files.Sha256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,10 +131,10 @@ def train_tokenizer(texts: Iterable[str], folder: str, *, kind: str, vocabulary_
     train = _train_wordpiece if kind == "wordpiece" else _train_sentencepiece
     model = train(texts, kind, vocabulary_size)
     os.makedirs(folder, exist_ok=True)
-    _write(os.path.join(folder, _MODEL_FILES[kind]), model)
+    files.write_atomically(os.path.join(folder, _MODEL_FILES[kind]), model)
     num_pieces = len(_open_model(model, kind)[0])
     description = {"kind": kind, "vocabulary_size": num_pieces, "sha256": _hash(model, kind)}
-    _write(os.path.join(folder, _DESCRIPTION), (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
+    files.write_json(os.path.join(folder, _DESCRIPTION), description)
     return load_tokenizer(folder)
 
 
@@ -133,41 +144,26 @@ def load_tokenizer(folder: str) -> Tokenizer:
     Raises:
       UserError: there is no tokenizer in `folder`, or its files are not what was written.
     """
-    path = os.path.join(folder, _DESCRIPTION)
+    remedy = f"delete {folder} and train the tokenizer again"
     try:
-        with open(path, encoding="utf-8") as file:
-            description = json.load(file)
-        kind, sha256 = description["kind"], description["sha256"]
-        with open(os.path.join(folder, _MODEL_FILES[kind]), "rb") as file:
-            model = file.read()
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing, so {folder} holds no tokenizer: train one there") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: delete {folder} and train the tokenizer again") from error
-    if _hash(model, kind) != sha256:
-        raise UserError(
-            f"{os.path.join(folder, _MODEL_FILES[kind])} is damaged: its sha256 is not that of {_DESCRIPTION}; "
-            f"delete {folder} and train the tokenizer again"
-        )
+        description = files.read_json(os.path.join(folder, _DESCRIPTION), Description, remedy=remedy)
+        path = os.path.join(folder, _MODEL_FILES[description["kind"]])
+        model = files.read_bytes(path, _MOST_BYTES, remedy=remedy)
+    except files.Missing as error:
+        raise UserError(f"{error.path} is missing, so {folder} holds no tokenizer: train one there") from error
+    if _hash(model, description["kind"]) != description["sha256"]:
+        raise files.Damaged(path, f"its sha256 is not that of {_DESCRIPTION}", remedy)
     try:
-        pieces, tokenize = _open_model(model, kind)
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{os.path.join(folder, _MODEL_FILES[kind])} is no model of a {kind} tokenizer that was trained here "
-            f"({str(error)[:80]}): delete {folder} and train the tokenizer again"
-        ) from error
-    return Tokenizer(kind, folder, sha256, pieces, tokenize)
+        pieces, tokenize = _open_model(model, description["kind"])
+    except (tf.errors.OpError, ValueError) as error:
+        raise files.Damaged(path, f"it is no {description['kind']} model", remedy) from error
+    if len(pieces) != description["vocabulary_size"]:
+        raise files.Damaged(path, f"it has {len(pieces)} pieces, {_DESCRIPTION} says another number", remedy)
+    return Tokenizer(description["kind"], folder, description["sha256"], pieces, tokenize)
 
 
 def _hash(model: bytes, kind: str) -> str:
-    return hashlib.sha256(model + kind.encode()).hexdigest()
-
-
-def _write(path: str, content: bytes) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    return files.sha256_of(model + kind.encode())
 
 
 # -- training --

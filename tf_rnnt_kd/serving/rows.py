@@ -1,0 +1,99 @@
+"""What may go into an export and come out of it: whether inputs fit together, and which rows of a batch went wrong.
+
+A call whose inputs do not fit together fails as a whole, with `InvalidArgumentError`: nobody could tell which row is
+whose. Whatever is wrong with one row is an `error` of that row, and the others do not notice.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import tensorflow as tf
+
+from tf_rnnt_kd.decoding.hypotheses import Hypotheses, NBest
+from tf_rnnt_kd.decoding.streaming import where_rows
+from tf_rnnt_kd.masks import zero_padding
+
+LOUDEST = 8.0  # of samples: full scale is 1, filters reach a little beyond, and integers taken for floats far beyond
+NOT_FINITE = "samples are not finite"
+TOO_LOUD = f"samples reach beyond {LOUDEST:.0f}, where 1 is full scale"
+NOT_WITHIN = "num_samples is not within samples"
+FOREIGN = "the state is none of this model's"
+LOST = "features, scores or state are not finite"
+_ANY = -1  # in the place of a size
+
+Found = TypeVar("Found", Hypotheses, NBest)
+Spec = Mapping[str, tf.TensorSpec]
+
+
+def fit_together(inputs: Mapping[str, tf.Tensor], spec: Spec) -> dict[str, tf.Tensor]:
+    """The inputs, once their shapes are found to be those of the signature, with one batch size for all.
+
+    TensorFlow itself would take a batch of one for as many rows as there are elsewhere, and calls of a loaded signature
+    do not compare shapes.
+
+    Args:
+      inputs: by name; the first says how many rows there are.
+      spec: what is wanted of each, the batch first.
+    """
+    names = list(inputs)
+    sizes = [_ANY if size is None else size for name in names for size in spec[name].shape[1:]]
+    found, num_found = _shapes([inputs[name] for name in names])
+    is_batch = [axis == 0 for name in names for axis in range(spec[name].shape.rank)]
+    places = iter(sizes)
+    wanted = tf.constant([_ANY if batch else next(places) for batch in is_batch])
+    padded = tf.concat([found, tf.zeros([len(is_batch)], tf.int32)], 0)[: len(is_batch)]
+    wanted = tf.where(is_batch, padded[0], wanted)
+    fits = tf.reduce_all((padded == wanted) | (~tf.constant(is_batch) & (wanted == _ANY)))
+    message = (
+        f"inputs do not fit together: each of {', '.join(names)} has one row for each of one or more sessions, and "
+        "state is what initial_state or the step before gave. Their shapes, one after the other:"
+    )
+    fits &= (num_found == len(is_batch)) & (padded[0] > 0)
+    # Not tf.debugging.Assert, whose branch lets other operations fail first, with messages of their own.
+    check = tf.raw_ops.Assert(condition=fits, data=[message, found], summarize=200)
+    with tf.control_dependencies([check]):
+        return dict(zip(names, tf.identity_n([inputs[name] for name in names]), strict=True))
+
+
+def _shapes(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """All sizes in a row, and their number, as they are when the graph runs."""
+    shapes: list[tf.Tensor | None] = [None] * len(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        for i, shape in zip(places, tf.raw_ops.ShapeN(input=[tensors[i] for i in places]), strict=True):
+            shapes[i] = shape
+    found = tf.concat(shapes, 0)
+    # TensorFlow would put the number that it expects in the place of tf.size.
+    return found, tf.shape(tf.where(found >= 0))[0]
+
+
+def find_errors(samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
+    """What is wrong with each row of audio: [B, S], [B] -> [B] string, empty for nothing."""
+    fits = (num_samples >= 0) & (num_samples <= tf.shape(samples)[1])
+    heard = zero_padding(samples, num_samples)
+    finite = tf.reduce_all(tf.math.is_finite(heard), axis=1)
+    in_scale = tf.reduce_all(tf.abs(heard) <= LOUDEST, axis=1)
+    return tf.where(fits, tf.where(finite, tf.where(in_scale, "", TOO_LOUD), NOT_FINITE), NOT_WITHIN)
+
+
+def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Whether all of a row is finite, in every tensor [B, ...]: [B] bool. Integers always are.
+
+    By sums, of which one value that is not finite makes another: one pass over each tensor, in builtins of TFLite. The
+    answer must not be negated: TensorFlow makes `x > y` of `not x <= y`, and both are false for NaN.
+    """
+    sums = [
+        tf.reduce_sum(tf.cast(tensor, tf.float32), axis=list(range(1, tensor.shape.rank)))
+        for tensor in tensors
+        if tensor.dtype.is_floating
+    ]
+    return tf.abs(tf.add_n(sums)) <= tf.float32.max
+
+
+def silence(found: Found, rows: tf.Tensor) -> Found:
+    """Hypotheses of nothing, as a search over no frame finds them, in the rows that are asked for: [B] bool."""
+    nothing = found._replace(**{name: tf.zeros_like(values) for name, values in found._asdict().items()})
+    if isinstance(found, NBest):
+        is_best = tf.range(tf.shape(found.scores)[1])[None] == 0
+        nothing = nothing._replace(scores=tf.where(is_best, nothing.scores, -float("inf")))
+    return where_rows(rows, nothing, found)
