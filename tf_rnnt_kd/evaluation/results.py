@@ -10,7 +10,6 @@ bit, is refused. Files of before have no sha256 and neither speakers nor audio; 
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -285,18 +284,3 @@ def read_transcriptions(folder: str, name: str, *, sha256: str | None = None) ->
 
 def _hypotheses_path(folder: str, name: str) -> str:
     return os.path.join(folder, f"hypotheses-{name}.tsv")
-
-
-def write_json(path: str, content: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all; equal contents give equal bytes."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
