@@ -57,11 +57,15 @@ def test_table_leaves_out_what_is_unknown(tmp_path):
 
 def test_legend_says_what_the_intervals_are_over(systems, tmp_path):
     legend = _legend(report.format_table(systems))
-    assert "20 speakers of each set" in legend and "covers other seeds too" in legend and "minutes time of" in legend
+    assert (
+        "20 speakers of each set" in legend
+        and "a mean over seeds covers other seeds too" in legend
+        and "minutes time of" in legend
+    )
     assert "trust" not in legend and "normaliser" not in legend
     write(tmp_path / "alone", 0.5, speakers=1, normaliser="whitespace")
     legend = _legend(report.format_table(read_systems([str(tmp_path / "alone")])))
-    assert "60 utterances of each set" in legend and "seeds" not in legend
+    assert "60 utterances of each set" in legend and "does not cover other seeds" in legend
     assert "No two speakers are known in clean, noisy" in legend and "after the normaliser 'whitespace'" in legend
 
 
@@ -109,6 +113,8 @@ def test_difference_is_that_of_the_mean_rates_and_is_marked_when_clear(systems):
     lines = _table(text)
     assert lines[2].startswith("teacher - soft") and f"{expected:+.2f}" in lines[2] and "<0.001 *" in lines[2]
     assert "(MPSSWE), corrected for 2 differences (Holm)" in text
+    assert "Where only one of two systems has several seeds" in text
+    assert "seeds" not in report.format_differences([systems[0], System("again", systems[0].runs)])
 
 
 def test_system_does_not_differ_from_itself(systems):
