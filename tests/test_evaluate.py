@@ -13,6 +13,7 @@ from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.evaluation.results import read_results, read_transcriptions
+from tf_rnnt_kd.evaluation.wer import count_errors, sum_errors
 from tf_rnnt_kd.models.conformer import ConformerEncoder
 from tf_rnnt_kd.models.saving import save_model
 from tf_rnnt_kd.models.transducer import Transducer
@@ -45,6 +46,7 @@ def place(tmp_path_factory):
     save_model(teacher, tokenizer, str(folder / "teacher"))
     for name, num_utterances in (("clean", 3), ("noisy", 2), ("a=1,b", 3)):
         _write_set(folder / name, tokenizer, num_utterances)
+    _write_set(folder / "shouted", tokenizer, 3, "«{}!»".format)
     for name, seconds in (("long.wav", 2.0), ("short.flac", 0.02)):
         soundfile.write(folder / name, networks.noise(seconds).clip(-1, 1), 16_000)
     return folder
@@ -58,10 +60,16 @@ def saved(place):
     return place / "saved"
 
 
-def _write_set(folder, tokenizer, num_utterances):
+def _write_set(folder, tokenizer, num_utterances, spell=None):
     samples = [(networks.noise(1.0 + i) * 30_000).clip(-32_768, 32_767).astype(np.int16) for i in range(num_utterances)]
     items = [
-        Record(f"utterance-{i}", f"voice-{i}", text, row, np.array(tokenizer.encode(text), np.int32))
+        Record(
+            f"utterance-{i}",
+            f"voice-{i}",
+            spell(text.lower()) if spell else text,
+            row,
+            np.array(tokenizer.encode(text), np.int32),
+        )
         for i, (row, text) in enumerate(zip(samples, _TEXTS, strict=False))
     ]
     manifest = {"tokenizer_hash": tokenizer.hash, "sample_rate": 16_000, "targets": None, "source": "noise"}
@@ -109,6 +117,24 @@ def test_evaluating_twice_gives_equal_bytes(place):
     wanted = {"beam": 2, "synchrony": "alignments", "blank_penalty": 0.5, "chunk": 1, "second_pass": False}
     assert searched == wanted
     assert [item.reference for item in read_transcriptions(str(place / "first"), "clean")] == _TEXTS
+
+
+def test_words_are_compared_by_the_normaliser_that_is_asked_for(place):
+    found, output = {}, place / "normalised" / "results.json"
+    for name in ("none", "case_and_punctuation"):
+        asked = () if name == "none" else ("--normaliser", name)
+        places = ("--checkpoint", place / "student", "--records", place / "shouted", "--output", output)
+        finished = _run("evaluate", *places, *asked)
+        assert finished.returncode == 0, finished.stderr
+        assert json.loads(output.read_text())["scoring"] == {"normaliser": name, "version": "1"}
+        items = read_transcriptions(str(output.parent), "shouted")
+        assert [item.reference for item in items] == [f"«{text.lower()}!»" for text in _TEXTS]
+        found[name] = read_results(str(output))["shouted"]
+        assert f"{found[name].wer:.2f} [" in finished.stdout
+        counted = sum_errors(count_errors(item.reference, item.hypothesis, name) for item in items)
+        assert (found[name].words, found[name].wer) == (counted.words, counted.wer)
+    refused = _run("evaluate", *places, "--normaliser=spaces")
+    assert refused.returncode == 2 and "--normaliser" in refused.stderr and "case_and_punctuation" in refused.stderr
 
 
 def test_latency_is_measured_against_a_full_context_teacher_and_no_other(place):

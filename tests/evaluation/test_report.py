@@ -192,3 +192,30 @@ def test_only_the_named_pairs_are_compared(systems):
     assert len(_table(report.format_differences(named))) == 2 + 3
     lines = _table(report.format_differences(named, [("soft", "other")]))
     assert len(lines) == 3 and lines[2].startswith("soft - other")
+
+
+def _write_shouted(folder, normaliser):
+    items = [Transcription(str(i), "A b", "a b") for i in range(6)]
+    write_results(str(folder / "results.json"), {"clean": items}, normaliser=normaliser)
+    return report.read_run(str(folder))
+
+
+def test_a_run_is_counted_as_its_results_say(tmp_path):
+    for name, errors in (("none", 6), ("case_and_punctuation", 0)):
+        run = _write_shouted(tmp_path / name, name)
+        assert run.scored["clean"].errors.sum() == errors == run.results["clean"].substitutions
+        assert run.scoring.normaliser == name
+
+
+def test_errors_that_were_not_counted_alike_are_not_compared(tmp_path):
+    names = ("none", "case_and_punctuation")
+    first, second = (System(name, (_write_shouted(tmp_path / name, name),)) for name in names)
+    mixed = System("mixed", (*first.runs, *second.runs))
+    message = "counted by the normaliser 'none 1', those of {} by 'case_and_punctuation 1': evaluate both with the same"
+    for act in (report.format_table, report.format_differences, report.common_sets):
+        with pytest.raises(UserError, match=message.format("case_and_punctuation")):
+            act([first, second])
+        with pytest.raises(UserError, match=message.format("mixed")):
+            act([mixed])
+    with pytest.raises(UserError, match=message.format("case_and_punctuation")):
+        report.compare(first, second, "clean")

@@ -233,3 +233,9 @@ def test_a_language_model_needs_text_and_one_kind(changes, message):
 def test_a_decoding_that_cannot_be_is_refused(decodings, message):
     with pytest.raises(UserError, match=message):
         make_plan(decoded(*decodings), language_models=(NGRAMS,))
+
+
+def test_a_normaliser_is_one_that_is_here():
+    assert make_plan().normaliser == "none" and make_plan(normaliser="whitespace").normaliser == "whitespace"
+    with pytest.raises(UserError, match="normaliser 'whitespce' is none of .*; did you mean 'whitespace'"):
+        make_plan(normaliser="whitespce")
