@@ -281,8 +281,15 @@ def test_the_source_changes_with_the_file_and_with_the_piece(work_dir):
 def test_two_files_of_one_id_are_named_in_unlabelled_corpora_too(work_dir):
     add_audio(work_dir / "1" / "2" / "a.flac")
     add_audio(work_dir / "1" / "2" / "a.wav")
-    with pytest.raises(UserError, match=r"a.flac and .*a.wav have the same id 1-2-a: rename one"):
+    with pytest.raises(UserError, match="two utterances have the id 1-2-a: rename one"):
         read_librispeech(str(work_dir), labelled=False)
+
+
+def test_two_utterances_of_one_id_in_two_splits_are_named(corpus):
+    root = corpus.parent
+    shutil.copytree(corpus / "84" / "99", root / "test-clean" / "84" / "99")
+    with pytest.raises(UserError, match="two utterances have the id 84-99-0000: rename one"):
+        read_librispeech(str(root), splits=["dev-clean", "test-clean"])
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.ogg"])

@@ -99,7 +99,8 @@ def test_wave64_has_sizes_of_eight_bytes():
     content = head + part(b"data", bytes(100))
     assert ends(content, find_w64_streams) == [(0, len(head) + 124)]  # without the padding
     assert ends(head + part(b"data", bytes(100), 1 << 63), find_w64_streams) == [(0, len(content))]
-    for broken in (content[:-30], head, head + bytes(24), content + b"more"):
+    far = part(b"junk", b"", (1 << 64) - 8)
+    for broken in (content[:-30], head, head + bytes(24), content + b"more", head + far):
         with pytest.raises(Damaged, match="cut off|before its samples|does not count follow"):
             ends(broken, find_w64_streams)
 
@@ -117,3 +118,5 @@ def test_au_and_sphere_end_with_their_samples():
     assert ends(au[:8] + b"\xff" * 4 + au[12:], find_au_streams) == [(0, len(au))]
     with pytest.raises(Damaged, match="does not say how many"):
         ends(sphere.replace(b"sample_count", b"simple_count"), find_sphere_streams)
+    with pytest.raises(Damaged, match="numbers below zero"):
+        ends(sphere.replace(b"-i 50", b"-i -5"), find_sphere_streams)
