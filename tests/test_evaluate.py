@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.data.sounds import add_audio, random_samples
 from tests.serving import networks
 from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.records import open_records
@@ -87,6 +88,37 @@ def test_prepare_makes_the_tokenizer_and_the_record_sets_of_a_plan(tmp_path):
     sets = {name: open_records(str(tmp_path / name)) for name in ("train", "audio")}
     assert sets["train"].num_utterances == 40 and sets["audio"].num_utterances == 80
     assert {record.text for record in sets["audio"].read()} == {""} != {record.text for record in sets["train"].read()}
+
+
+def test_prepare_refuses_all_bad_audio_or_leaves_it_out(tmp_path):
+    lines = []
+    for name in "abcd":
+        add_audio(tmp_path / "corpus" / f"{name}.flac", random_samples(1.0))
+        lines.append(f"{name} AB CD BAD\n")
+    (tmp_path / "corpus" / "x.trans.txt").write_text("".join(lines))
+    for name in "bd":
+        (tmp_path / "corpus" / f"{name}.flac").write_bytes(b"no audio")
+    config = tmp_path / "plan.gin"
+    config.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from tf_rnnt_kd.data import corpora\n"
+        "from tf_rnnt_kd.nst import plan\n"
+        "include 'tests/toy_chain.gin'\n"
+        "train/plan.Corpus.utterances = @corpora.read_librispeech\n"
+        f"corpora.read_librispeech.folder = '{tmp_path}/corpus'\n"
+        "corpora.read_librispeech.max_seconds = 9.0\n"
+    )
+    places = f"--config={config}", f"--output={tmp_path / 'records'}"
+    refused = _run("prepare", *places)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+    assert all(
+        f"cannot read audio from {tmp_path}/corpus/{name}.flac: it is no audio" in refused.stderr for name in "bd"
+    )
+    assert "--skip_bad N leaves out up to N such files, now 0" in refused.stderr
+    finished = _run("prepare", *places, "--skip_bad=2")
+    assert finished.returncode == 0, finished.stderr
+    assert f"2 bad files left out, see {tmp_path}/records/train/skipped.tsv" in finished.stdout
+    assert open_records(str(tmp_path / "records" / "train")).num_utterances == 2
 
 
 def test_label_stores_what_the_teacher_says(place):

@@ -120,6 +120,8 @@ def read_librispeech(
     faults = _Faults()
     kept = [u for path in folders for u in _read_folder(path, labelled, min_seconds, max_seconds, decoder, faults)]
     kept.sort(key=lambda utterance: utterance.id)
+    if not faults.layout:
+        faults.layout = [f"two utterances have the id {name}: rename one" for name in _twice([u.id for u in kept])]
     if faults.layout:
         raise Problems([*faults.layout, *(error.message for error in faults.audio)], show_name(folder))
     if faults.audio:
@@ -150,6 +152,11 @@ def _read_folder(folder, labelled, min_seconds, max_seconds, decoder, faults) ->
     if not faults.layout:
         _report(folder, len(listed), len(kept), f"{min_seconds:g} to {longest:g} s")
     return kept
+
+
+def _twice(ids: Sequence[str]) -> list[str]:
+    """What follows its like in a sorted list."""
+    return [name for name, previous in zip(ids[1:], ids, strict=False) if name == previous]
 
 
 # -- finding --
@@ -230,13 +237,10 @@ def _list_labelled(files, transcripts, decoder, faults, *, with_seconds: bool) -
 def _list_unlabelled(files, max_seconds, decoder, faults) -> list[_Listed]:
     cuts = _look_through(max_seconds, files, faults)
     stems = collections.Counter(file.stem for file in files)
-    taken: dict[str, str] = {}
     listed = []
     for file, pieces in zip(files, cuts, strict=True):
         # Libri-Light's file names differ within a book only.
         name = file.stem if stems[file.stem] == 1 else "-".join([file.speaker, _parent(file.path), file.stem])
-        if taken.setdefault(name, file.path) != file.path:
-            faults.layout.append(f"{taken[name]} and {file.path} have the same id {name}: rename one of them")
         listed.extend(_pieces(file, name, pieces, decoder))
     return listed
 
