@@ -79,14 +79,15 @@ def find_errors(samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
 def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Whether all of a row is finite, in every tensor [B, ...]: [B] bool. Integers always are.
 
-    By sums, of which one value that is not finite makes another: one pass over each tensor, in builtins of TFLite. The
-    answer must not be negated: TensorFlow makes `x > y` of `not x <= y`, and both are false for NaN.
+    By sums, of which one value that is not finite makes another; tensors of one shape are added up first, as each
+    operation takes longer than what it does with a state. In builtins of TFLite. The answer must not be negated:
+    TensorFlow makes `x > y` of `not x <= y`, and both are false for NaN.
     """
-    sums = [
-        tf.reduce_sum(tf.cast(tensor, tf.float32), axis=list(range(1, tensor.shape.rank)))
-        for tensor in tensors
-        if tensor.dtype.is_floating
-    ]
+    alike: dict[tuple, list[tf.Tensor]] = {}
+    for tensor in tensors:
+        if tensor.dtype.is_floating:
+            alike.setdefault(tuple(tensor.shape[1:]), []).append(tf.cast(tensor, tf.float32))
+    sums = [tf.reduce_sum(tf.add_n(group), axis=list(range(1, group[0].shape.rank))) for group in alike.values()]
     return tf.abs(tf.add_n(sums)) <= tf.float32.max
 
 
