@@ -10,7 +10,6 @@ from typing import TypeVar
 import tensorflow as tf
 
 from tf_rnnt_kd.decoding.hypotheses import Hypotheses, NBest
-from tf_rnnt_kd.decoding.streaming import where_rows
 from tf_rnnt_kd.masks import zero_padding
 
 LOUDEST = 8.0  # of samples: full scale is 1, filters reach a little beyond, and integers taken for floats far beyond
@@ -93,8 +92,13 @@ def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 def silence(found: Found, rows: tf.Tensor) -> Found:
     """Hypotheses of nothing, as a search over no frame finds them, in the rows that are asked for: [B] bool."""
-    nothing = found._replace(**{name: tf.zeros_like(values) for name, values in found._asdict().items()})
+
+    def replace(values: tf.Tensor) -> tf.Tensor:
+        where = rows[(..., *[None] * (values.shape.rank - 1))]
+        return tf.where(where, tf.zeros([], values.dtype), values)
+
+    quiet = type(found)(*map(replace, found))
     if isinstance(found, NBest):
-        is_best = tf.range(tf.shape(found.scores)[1])[None] == 0
-        nothing = nothing._replace(scores=tf.where(is_best, nothing.scores, -float("inf")))
-    return where_rows(rows, nothing, found)
+        others = rows[:, None] & (tf.range(tf.shape(found.scores)[1]) > 0)
+        quiet = quiet._replace(scores=tf.where(others, -float("inf"), quiet.scores))
+    return quiet
