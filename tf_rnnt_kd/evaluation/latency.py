@@ -9,6 +9,7 @@ import jiwer
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.decoding.offline import recognize
@@ -267,7 +268,7 @@ def evaluate_latency(
     hashes = {
         name: read_description(path)["weights_hash"] for name, path in (("model", checkpoint), ("teacher", teacher))
     }
-    write_json(output, {**hashes, "sets": sets})
+    files.write_json(output, {**hashes, "sets": sets})
     return sets
 
 

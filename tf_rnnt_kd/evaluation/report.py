@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.evaluation.matched_pairs import holm, matched_pairs
 from tf_rnnt_kd.evaluation.normalisers import DEFAULT
 from tf_rnnt_kd.evaluation.significance import (
@@ -178,7 +179,7 @@ def write_report(path: str, systems: Sequence[System], pairs: Sequence[tuple[str
         {"first": pair.first, "second": pair.second, "sets": {name: _jsonable(d) for name, d in pair.sets.items()}}
         for pair in compare(systems, pairs)
     ]
-    write_json(path, {"systems": rows, "differences": differences})
+    files.write_json(path, {"systems": rows, "differences": differences})
 
 
 def _describe(system: System, tests: Sequence[CommonSet]) -> dict[str, Any]:

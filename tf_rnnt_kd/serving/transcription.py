@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data.audio import decode_audio, show_name
 from tf_rnnt_kd.data.folders import find_audio, name_problem
 from tf_rnnt_kd.errors import Problems, UserError
@@ -106,9 +107,7 @@ def _writer(form: str, sources: Sequence[Source], folder: str) -> Callable[[Sour
     def write(source: Source, text: str) -> None:
         path = os.path.join(folder, source.name + ending)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(path + ".tmp", path)
+        files.write_text(path, text)
         _print(f"{show_name(path)}\n")
 
     return write
