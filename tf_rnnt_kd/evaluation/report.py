@@ -20,7 +20,6 @@ from tf_rnnt_kd.evaluation.significance import (
     word_error_rate,
 )
 from tf_rnnt_kd.evaluation.systems import CommonSet, System, common_sets
-from tf_rnnt_kd.files import write_json
 
 _LEVEL = 0.05  # of the p that a star asks for
 _LEGEND_WIDTH = 100
