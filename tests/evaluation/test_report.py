@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.written import write
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation import report
 from tf_rnnt_kd.evaluation.results import Transcription, write_results
 from tf_rnnt_kd.evaluation.significance import Estimate, Interval, paired_difference, word_error_rate
@@ -57,11 +58,15 @@ def test_table_leaves_out_what_is_unknown(tmp_path):
 
 def test_legend_says_what_the_intervals_are_over(systems, tmp_path):
     legend = _legend(report.format_table(systems))
-    assert "20 speakers of each set" in legend and "covers other seeds too" in legend and "minutes time of" in legend
+    assert (
+        "20 speakers of each set" in legend
+        and "a mean over seeds covers other seeds too" in legend
+        and "minutes time of" in legend
+    )
     assert "trust" not in legend and "normaliser" not in legend
     write(tmp_path / "alone", 0.5, speakers=1, normaliser="whitespace")
     legend = _legend(report.format_table(read_systems([str(tmp_path / "alone")])))
-    assert "60 utterances of each set" in legend and "seeds" not in legend
+    assert "60 utterances of each set" in legend and "does not cover other seeds" in legend
     assert "No two speakers are known in clean, noisy" in legend and "after the normaliser 'whitespace'" in legend
 
 
@@ -109,6 +114,8 @@ def test_difference_is_that_of_the_mean_rates_and_is_marked_when_clear(systems):
     lines = _table(text)
     assert lines[2].startswith("teacher - soft") and f"{expected:+.2f}" in lines[2] and "<0.001 *" in lines[2]
     assert "(MPSSWE), corrected for 2 differences (Holm)" in text
+    assert "Where only one of two systems has several seeds" in text
+    assert "seeds" not in report.format_differences([systems[0], System("again", systems[0].runs)])
 
 
 def test_system_does_not_differ_from_itself(systems):
@@ -186,3 +193,28 @@ def test_only_the_named_pairs_are_compared(systems):
     assert len(_table(report.format_differences(named))) == 2 + 3
     lines = _table(report.format_differences(named, [("soft", "other")]))
     assert len(lines) == 3 and lines[2].startswith("soft - other")
+
+
+def _write_shouted(folder, normaliser):
+    items = [Transcription(str(i), "A b", "a b") for i in range(6)]
+    write_results(str(folder / "results.json"), {"clean": items}, normaliser=normaliser)
+    return read_run(str(folder))
+
+
+def test_a_run_is_counted_as_its_results_say(tmp_path):
+    for name, errors in (("none", 6), ("case_and_punctuation", 0)):
+        run = _write_shouted(tmp_path / name, name)
+        assert run.scored["clean"].errors.sum() == errors == run.results["clean"].substitutions
+        assert run.scoring.normaliser == name
+
+
+def test_errors_that_were_not_counted_alike_are_not_compared(tmp_path):
+    names = ("none", "case_and_punctuation")
+    first, second = (System(name, (_write_shouted(tmp_path / name, name),)) for name in names)
+    mixed = System("mixed", (*first.runs, *second.runs))
+    message = "errors of {} were counted after 'none 1' and 'case_and_punctuation 1': evaluate both with the same"
+    for act in (report.format_table, report.format_differences, common_sets):
+        with pytest.raises(UserError, match=message.format("none and case_and_punctuation")):
+            act([first, second])
+        with pytest.raises(UserError, match=message.format(".*mixed.*")):
+            act([mixed])

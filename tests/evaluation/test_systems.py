@@ -70,8 +70,17 @@ def test_what_exists_wins_over_what_its_commas_say(tmp_path, monkeypatch):
 def test_arguments_that_name_nothing_are_shown_whole(tmp_path):
     with pytest.raises(UserError, match=r"no results at .*gone: evaluate the model first"):
         _names(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"there is no run=1/gone, nor 1/gone for a system called 'run'"):
+    with pytest.raises(UserError, match=r"there is no run=1/gone, and for a system called 'run' no 1/gone"):
         _names("run=1/gone")
+    here = write(tmp_path / "here", 0.1)
+    with pytest.raises(UserError, match=r"for a system called 'x' no lost"):
+        _names(f"x={here},lost")
+
+
+def test_the_report_of_a_plan_is_no_system(tmp_path):
+    write_report(str(tmp_path / "results.json"), read_systems([write(tmp_path / "seed-0" / "a", 0.1)]))
+    with pytest.raises(UserError, match=r"is the report of a plan: name the folder of a generation"):
+        _names(tmp_path)
 
 
 # -- what can be compared --
@@ -175,6 +184,14 @@ def test_results_of_before_are_read_with_unknown_speakers_and_the_table_says_so(
     assert found.scored["clean"].speakers == [""] * 6 and found.results["clean"].wer == 50.0
     table = format_table(read_systems([str(tmp_path / "before")]))
     assert "6 utterances of clean" in table and "No two speakers are known in clean" in table
+
+
+def test_lines_that_are_lost_in_hypotheses_of_before_are_told(tmp_path):
+    path = tmp_path / "before" / "hypotheses-clean.tsv"
+    _of_before(tmp_path / "before")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"hypotheses-clean\.tsv is damaged: it has 5 of 6 utterances"):
+        read_run(str(tmp_path / "before"))
 
 
 def test_speakers_come_from_whichever_system_knows_them(tmp_path):

@@ -23,6 +23,7 @@ from tf_rnnt_kd.evaluation.systems import CommonSet, System, common_sets
 
 _LEVEL = 0.05  # of the p that a star asks for
 _LEGEND_WIDTH = 100
+_SEEDS = {True: "that of a mean over seeds covers other seeds too", False: "it does not cover other seeds"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Pooled:
 
     Attributes:
       wer: mean over seeds, percent.
-      interval: of `significance.Estimate`, like the next three.
-      unit: the same.
-      units: the same.
-      t_interval: the same.
+      interval: see `significance.Estimate`, like the next three.
+      unit: what was taken to be independent, speakers or utterances.
+      units: how many of them.
+      t_interval: given where the units are few.
       seeds: WER of each run, percent.
       words: reference words of the set.
     """
@@ -54,8 +55,8 @@ class Difference:
 
     Attributes:
       estimate: WER of the first minus that of the second.
-      segments: of the matched-pairs test.
-      p: its two-sided probability.
+      segments: how many the matched-pairs test has found.
+      p: two-sided probability by that test.
       p_holm: the same, corrected for all differences of the report.
     """
 
@@ -162,7 +163,7 @@ def format_differences(systems: Sequence[System], pairs: Sequence[tuple[str, str
         rows.append([f"{pair.first} - {pair.second}", *(cell for one in found for cell in _format_difference(one))])
         t_row = _t_row([difference.estimate for difference in found], [])
         rows += [[row[0], *(cell for interval in row[1:] for cell in (interval, ""))] for row in t_row]
-    legend = _explain_differences(len(compared) * len(tests))
+    legend = _explain_differences(len(compared) * len(tests), {len(system.runs) for system in systems})
     return "\n".join([_align(rows), "", *map(_wrap, legend)])
 
 
@@ -214,8 +215,7 @@ def _explain_intervals(tests: Sequence[CommonSet], found: Sequence[Pooled], syst
     if len(counted) > 1 and len(set(counted.values())) == 1:
         units = f"{counted[tests[0].name]} of each set"
     lines = [f"[ ]  95 % interval, by bootstrap over the {units}"]
-    if any(len(system.runs) > 1 for system in systems):
-        lines[0] += "; of a mean over seeds, it covers other seeds too"
+    lines[0] += "; " + _SEEDS[any(len(system.runs) > 1 for system in systems)]
     alone = [test.name for test, one in zip(tests, found, strict=True) if one.unit == "utterances"]
     if alone:
         lines.append(
@@ -239,12 +239,14 @@ def _explain_scoring(systems: Sequence[System]) -> list[str]:
     return [] if normaliser == DEFAULT else [f"Errors were counted after the normaliser {normaliser!r}."]
 
 
-def _explain_differences(count: int) -> list[str]:
+def _explain_differences(count: int, runs: set[int]) -> list[str]:
+    unpaired = ["Where only one of two systems has several seeds, those of the other are not covered."]
     corrected = f", corrected for {count} differences (Holm)" if count > 1 else ""
     return [
         "[ ]  95 % interval of the difference, paired by utterance, over the same units as above",
         f"p  by matched pairs of segments (MPSSWE){corrected}",
         f"*  all intervals of the difference exclude zero, p < {_LEVEL}, and there are {FEWEST_UNITS} units or more",
+        *(unpaired if 1 in runs and len(runs) > 1 else []),
     ]
 
 

@@ -12,7 +12,7 @@ bit, is refused. Files of before have no sha256 and neither speakers nor audio; 
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pydantic
@@ -55,16 +55,16 @@ class SetResult:
     """A system on a test set; `wer` and the ends of its 95 % intervals are in percent.
 
     Attributes:
-      utterances: of the set.
-      words: of its references.
-      substitutions: word errors of this kind, like the next two.
-      deletions: the same.
-      insertions: the same.
+      utterances: how many the set has.
+      words: how many its references have.
+      substitutions: words that were replaced.
+      deletions: words that are missing.
+      insertions: words that were added.
       wer: 100 (S + D + I) / words.
-      interval: of `significance.Estimate`, like the rest.
-      unit: the same.
-      units: the same; 0 in results of before, whose interval was one over utterances.
-      t_interval: the same.
+      interval: see `significance.Estimate`, like the next three.
+      unit: what was taken to be independent, speakers or utterances.
+      units: how many of them; 0 in results of before, which had an interval over utterances.
+      t_interval: given where the units are few.
     """
 
     utterances: files.Count
@@ -83,10 +83,10 @@ class ScoredSet(NamedTuple):
     """What comparisons need of a test set, of N utterances.
 
     Attributes:
-      transcriptions: of each utterance.
-      places: of each utterance, from `wer.place_errors`.
-      errors: [N] int64, the sum of each.
-      words: [N] int64, words of each reference.
+      transcriptions: one per utterance.
+      places: where the errors of each are, from `wer.place_errors`.
+      errors: [N] int64, how many they are.
+      words: [N] int64, how many words each reference has.
     """
 
     transcriptions: tuple[Transcription, ...]
@@ -184,10 +184,20 @@ def _dump_hypotheses(transcriptions: Iterable[Transcription]) -> bytes:
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows).encode()
 
 
+_Name = Annotated[str, pydantic.Field(pattern=r"^[^/\x00]+$")]  # of a test set: a part of a file's name
+
+
+class _Report(pydantic.BaseModel):
+    model_config = files.OPEN
+
+    systems: pydantic.JsonValue = None
+    sets: pydantic.JsonValue = None
+
+
 class _Document(pydantic.BaseModel):
     model_config = files.OPEN
 
-    sets: dict[str, SetResult]
+    sets: dict[_Name, SetResult]
     hypotheses: dict[str, files.Sha256] | None = None
     sha256: files.Sha256 | None = None
     records: dict[str, str] = {}
@@ -204,10 +214,13 @@ def read_evaluation(path: str) -> Evaluation:
     """
     document = _read_document(path)
     folder, hashes = os.path.dirname(path), document.hypotheses
-    transcriptions = {
-        name: read_transcriptions(folder, name, sha256=None if hashes is None else hashes.get(name, ""))
-        for name in document.sets
-    }
+    transcriptions = {}
+    for name, figures in document.sets.items():
+        sha256 = None if hashes is None else hashes.get(name, "")
+        transcriptions[name] = read_transcriptions(folder, name, sha256=sha256)
+        if len(transcriptions[name]) != figures.utterances:
+            found = f"it has {len(transcriptions[name])} of {figures.utterances} utterances"
+            raise files.Damaged(_hypotheses_path(folder, name), found, _AGAIN)
     _check_scoring(path, document.scoring)
     return Evaluation(document.sets, transcriptions, document.records, document.model, document.scoring)
 
@@ -235,6 +248,9 @@ def read_results(path: str) -> dict[str, SetResult]:
 
 def _read_document(path: str) -> _Document:
     remedy = _AGAIN if os.path.exists(path) else "evaluate the model first"
+    kind = files.read_json(path, _Report, remedy=remedy)
+    if kind.systems is not None and kind.sets is None:
+        raise UserError(f"{path} is the report of a plan: name the folder of a generation, such as seed-0/NAME")
     document = files.read_json(path, _Document, remedy=remedy)
     # Only files of before have neither, so that a change in one of the names does not take the signature away.
     if document.hypotheses is not None or document.sha256 is not None:

@@ -11,16 +11,18 @@ those of the second) and \(W_g\) reference words of unit \(g\) of \(G\),
 The interval is \(\theta \pm q s\), where \(q\) is the 95 % quantile of \(|\theta^* - \theta| / s^*\), and at most twice
 the quantile of Student's t, as drawings of few distinct units have no scatter. For a word error rate all of this is
 done with its square root, so that the interval stays above zero and is as skewed as error rates are. By simulation
-(units of unequal size, logit-normal effects) this symmetric studentised interval covered 94 to 96 % at 20 and 50
-speakers, where quantiles of \(\theta^*\) covered 91 to 93 % and BCa no more.
+(units of unequal size, logit-normal effects) this symmetric studentised interval covered 94 to 97 % at 20 and 50
+speakers, where quantiles of \(\theta^*\) covered 91 to 93 % and BCa no more. At six speakers it covered 95 % too, but
+that leans on effects like those simulated.
 
-**Few units.** Below ten of them a t-interval, \(\theta \pm t_{G-1} s\), is given as well.
+**Few units.** Below ten of them a t-interval, \(\theta \pm t_{G-1} s\), is given as well (at six it covered 93 %).
 
 **Seeds.** Three runs are too few to be resampled (their bootstrap has a scatter of two thirds). With \(K\) runs of
 word error rates \(\theta_k\) the seeds have a t-interval of their own, \(\theta \pm t_{K-1} \mathrm{sd}(\theta_k) /
 \sqrt K\), and the distances \(d\) of both intervals' ends from \(\theta\) are joined to
 \(\sqrt{d_\text{units}^2 + d_\text{seeds}^2}\). What a speaker and a seed do together counts in both, which makes the
-interval wide rather than narrow (as in the pigeonhole bootstrap).
+interval wide rather than narrow (as in the pigeonhole bootstrap): simulated with 20 speakers it covered 98 to 99.5 % of
+two seeds, 97 to 98.5 % of three and 96 to 97 % of five.
 
 References:
   Bisani and Ney 2004, Bootstrap estimates for confidence intervals in ASR performance evaluation.

@@ -93,9 +93,12 @@ def _split_argument(argument: str) -> tuple[str, list[str]]:
     if not all(map(os.path.exists, folders)) and "=" in argument:
         name, _, rest = argument.partition("=")
         folders = split_folders(rest)
-        if name and all(map(os.path.exists, folders)):
+        missing = next((folder for folder in folders if not os.path.exists(folder)), None)
+        if name and missing is None:
             return name, folders
-        raise UserError(f"there is no {argument}, nor {rest} for a system called {name!r}: name a folder with results")
+        raise UserError(
+            f"there is no {argument}, and for a system called {name!r} no {missing}: name folders with results"
+        )
     return os.path.basename(os.path.abspath(folders[0])), folders
 
 

@@ -142,10 +142,10 @@ def _listen(samples_per_chunk: int, problems: list[str]) -> Iterator[np.ndarray]
         count += len(data)
         if len(data) > 1:
             yield _to_float(np.frombuffer(data[: len(data) // 2 * 2], "<i2"))
+    if count < 2:
+        raise UserError("standard input has no samples: send 16-bit samples at the model's rate")
     if count % 2:
         problems.append(f"standard input has {count} bytes, an odd number: send 16-bit samples, two bytes each")
-    elif not count:
-        raise UserError("standard input has no samples: send 16-bit samples at the model's rate")
 
 
 def _keep(chunks: Iterator[np.ndarray], heard: list[np.ndarray]) -> Iterator[np.ndarray]:
