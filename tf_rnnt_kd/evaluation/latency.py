@@ -15,8 +15,8 @@ from tf_rnnt_kd.decoding.offline import recognize
 from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, SAMPLE_RATE, log_mel
-from tf_rnnt_kd.losses import best_alignment
 from tf_rnnt_kd.files import write_json
+from tf_rnnt_kd.losses import best_alignment
 from tf_rnnt_kd.models.saving import load_model, read_description
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
