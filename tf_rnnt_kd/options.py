@@ -27,6 +27,8 @@ _SCALARS = (int, float, str, bool, types.NoneType)
 _LARGEST = 2**31 - 1
 _Target = TypeVar("_Target", bound=Callable)
 
+CHECKED: dict[Callable, inspect.Signature] = {}  # all that `checked` has decorated
+
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """`: did you mean …?` where one of the known names is nearly `name`, else nothing."""
@@ -172,13 +174,13 @@ def checked(target: _Target) -> _Target:
     owner = call
     if isinstance(target, type):
         target.__init__, owner = call, target
-    _CHECKED[owner] = signature
+    CHECKED[owner] = signature
     return owner
 
 
 def is_checked(target: Any) -> bool:
     """Whether a class or function was decorated by `checked`."""
-    return isinstance(target, collections.abc.Hashable) and target in _CHECKED
+    return isinstance(target, collections.abc.Hashable) and target in CHECKED
 
 
 @functools.cache
@@ -189,7 +191,7 @@ def options_of(target: Callable) -> Mapping[str, Option]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
         name: Option(hints[name], parameter.default is parameter.empty)
-        for name, parameter in _CHECKED[target].parameters.items()
+        for name, parameter in CHECKED[target].parameters.items()
         if parameter.kind in named and name in hints
     }
 
@@ -198,9 +200,6 @@ def shown(value: Any) -> str:
     """A value as an error shows it."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-_CHECKED: dict[Callable, inspect.Signature] = {}  # all that `checked` decorates
 
 
 @dataclasses.dataclass(frozen=True)

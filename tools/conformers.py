@@ -1,10 +1,8 @@
 """Conformer S with random weights, for benchmarks: this package's, and TensorFlowASR's of the same size."""
 
-import pathlib
 import types
 
 VOCABULARY, SAMPLE_RATE = 1024, 16_000
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Its `small` configuration, and its `small-streaming` one with LayerNorm and a memory in place of biases in attention;
 # the width of prediction and joint network is the paper's.
 _PEER = {

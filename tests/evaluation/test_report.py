@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.written import write
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation import report
 from tf_rnnt_kd.evaluation.results import Transcription, write_results
 from tf_rnnt_kd.evaluation.significance import Estimate, Interval, paired_difference, word_error_rate
@@ -192,3 +193,28 @@ def test_only_the_named_pairs_are_compared(systems):
     assert len(_table(report.format_differences(named))) == 2 + 3
     lines = _table(report.format_differences(named, [("soft", "other")]))
     assert len(lines) == 3 and lines[2].startswith("soft - other")
+
+
+def _write_shouted(folder, normaliser):
+    items = [Transcription(str(i), "A b", "a b") for i in range(6)]
+    write_results(str(folder / "results.json"), {"clean": items}, normaliser=normaliser)
+    return read_run(str(folder))
+
+
+def test_a_run_is_counted_as_its_results_say(tmp_path):
+    for name, errors in (("none", 6), ("case_and_punctuation", 0)):
+        run = _write_shouted(tmp_path / name, name)
+        assert run.scored["clean"].errors.sum() == errors == run.results["clean"].substitutions
+        assert run.scoring.normaliser == name
+
+
+def test_errors_that_were_not_counted_alike_are_not_compared(tmp_path):
+    names = ("none", "case_and_punctuation")
+    first, second = (System(name, (_write_shouted(tmp_path / name, name),)) for name in names)
+    mixed = System("mixed", (*first.runs, *second.runs))
+    message = "errors of {} were counted after 'none 1' and 'case_and_punctuation 1': evaluate both with the same"
+    for act in (report.format_table, report.format_differences, common_sets):
+        with pytest.raises(UserError, match=message.format("none and case_and_punctuation")):
+            act([first, second])
+        with pytest.raises(UserError, match=message.format(".*mixed.*")):
+            act([mixed])

@@ -6,11 +6,13 @@ import pytest
 
 from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import Scoring
 from tf_rnnt_kd.evaluation.results import (
     Transcription,
     read_evaluation,
     read_results,
     read_transcriptions,
+    score_set,
     summarize,
     write_results,
 )
@@ -66,9 +68,51 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+_SPOKEN = [Transcription("a", "Well, YES!", "well yes"), Transcription("b", "...", "oh")]
+
+
+def test_figures_are_those_of_the_normaliser_that_the_file_names(tmp_path):
+    path = str(tmp_path / "results.json")
+    for name, errors in (("none", 4), ("case_and_punctuation", 1)):
+        found = write_results(path, {"x": _SPOKEN}, normaliser=name)["x"]
+        assert (found.substitutions, found.insertions) == ((3, 0) if name == "none" else (0, 1))
+        assert found.words == (3 if name == "none" else 2)
+        assert json.loads((tmp_path / "results.json").read_text())["scoring"] == {"normaliser": name, "version": "1"}
+        assert read_evaluation(path).scoring == Scoring(name, "1")
+        assert read_transcriptions(str(tmp_path), "x") == _SPOKEN
+        assert score_set(read_transcriptions(str(tmp_path), "x"), name).errors.sum() == errors - (name == "none")
+
+
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        (3, "is damaged: scoring"),
+        ({"normaliser": "none", "more": 1}, "is damaged: scoring"),
+        ({"normaliser": ["none"]}, "is damaged: scoring"),
+        ({"normaliser": "mine"}, "results.json: normaliser 'mine' is none of"),
+        ({"normaliser": "none", "version": "0"}, "by version '0' of the normaliser 'none', here is vers"),
+    ],
+)
+def test_a_scoring_that_is_not_here_is_refused(tmp_path, scoring, message):
+    path = tmp_path / "results.json"
+    write_results(str(path), {"x": _SPOKEN})
+    document = {**json.loads(path.read_text()), "scoring": scoring}
+    del document["sha256"]
+    path.write_bytes(files.dump_signed(document))
+    with pytest.raises(UserError, match=message):
+        read_evaluation(str(path))
+
+
+def test_references_are_compared_in_their_normal_form():
+    scored = score_set([Transcription("a", "cafe\u0301  ﬁne", "café fine")])
+    assert scored.errors.sum() == 0 and scored.words.sum() == 2
+
+
 def test_set_without_transcripts_is_refused():
     with pytest.raises(UserError, match="'untold' has no transcripts"):
         summarize([Transcription("a", "", "ONE")], "untold")
+    with pytest.raises(UserError, match="none that the normaliser 'case_and_punctuation' leaves words of"):
+        summarize([Transcription("a", "...", "ONE")], "untold", "case_and_punctuation")
 
 
 @pytest.mark.parametrize(

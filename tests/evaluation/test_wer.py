@@ -1,9 +1,11 @@
 """Word errors against hand-made cases."""
 
 import random
+import unicodedata
 
 import pytest
 
+from tests.spellings import SPELLINGS
 from tf_rnnt_kd.evaluation.wer import ErrorCounts, count_errors, mark_errors, place_errors, sum_errors
 
 
@@ -45,6 +47,22 @@ def test_errors_are_marked_in_both_texts(reference, hypothesis, said, heard):
     assert mark_errors(reference, hypothesis) == expected
     counts, marks = count_errors(reference, hypothesis), [mark for words in expected for _, mark in words]
     assert counts.insertions == marks.count("insert") and counts.deletions == marks.count("delete")
+
+
+@pytest.mark.parametrize(("typed", "form"), SPELLINGS.values(), ids=SPELLINGS)
+def test_a_recogniser_without_a_fault_has_no_errors_however_the_reference_was_typed(typed, form):
+    """As in record sets of earlier versions, which hold what was typed."""
+    for reference, hypothesis in ((typed, form), (form, typed), (unicodedata.normalize("NFD", form), form)):
+        assert count_errors(reference, hypothesis) == ErrorCounts(len(form.split()))
+        said, heard = mark_errors(reference, hypothesis)
+        assert said == heard == [(word, "equal") for word in form.split()]
+
+
+def test_a_reference_that_its_normaliser_empties_has_insertions_only():
+    assert count_errors("...", "A b", "case_and_punctuation") == ErrorCounts(0, insertions=2)
+    assert count_errors("...", "!", "case_and_punctuation") == ErrorCounts()
+    assert count_errors("A", "?", "case_and_punctuation") == ErrorCounts(1, deletions=1)
+    assert mark_errors("...", "A", "case_and_punctuation") == ([], [("a", "insert")])
 
 
 def test_corpus_rate_weighs_utterances_by_their_words():

@@ -150,7 +150,7 @@ def test_each_student_has_the_sets_of_its_corpora():
     plan = make_plan(generation("teacher"), soft("student", unlabelled=("train", "audio"), targets_dtype="bfloat16"))
     sets = plan.label_sets(plan.generations[1])
     assert sets == [LabelSet("teacher", name, "factored", "bfloat16") for name in ("train", "audio")]
-    assert [s.name for s in sets] == ["train-factored", "audio-factored"]
+    assert [s.name for s in sets] == ["train-factored-bfloat16", "audio-factored-bfloat16"]
 
 
 def test_features_stand_in_for_audio_where_only_trainings_read_it():
@@ -233,3 +233,9 @@ def test_a_language_model_needs_text_and_one_kind(changes, message):
 def test_a_decoding_that_cannot_be_is_refused(decodings, message):
     with pytest.raises(UserError, match=message):
         make_plan(decoded(*decodings), language_models=(NGRAMS,))
+
+
+def test_a_normaliser_is_one_that_is_here():
+    assert make_plan().normaliser == "none" and make_plan(normaliser="whitespace").normaliser == "whitespace"
+    with pytest.raises(UserError, match="normaliser 'whitespce' is none of .*; did you mean 'whitespace'"):
+        make_plan(normaliser="whitespce")

@@ -1,4 +1,4 @@
-"""Malformed calls of an export's signatures, as TensorFlow Serving would pass them on: refused, or an error of their row.
+"""Malformed calls of an export's signatures, as a server would pass them on: refused, or an error of their row.
 
 Nothing is broadcast, no call crashes, and what comes back is finite and a state to go on with.
 """

@@ -217,7 +217,7 @@ class _Reading:
 
     def _find_missing(self, target, scopes, bound, given) -> None:
         for name in given:
-            if name in bound:
+            if name in bound and bound[name] not in self._table.wrong:
                 binding = bound[name]
                 line = f"{binding.where}: {binding.name} is given by the program: leave the binding out"
                 self.superfluous.append(line)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -21,6 +21,7 @@ from tf_rnnt_kd.data.audio import (
     show_name,
 )
 from tf_rnnt_kd.data.folders import find_audio, name_problem
+from tf_rnnt_kd.data.remembered import recaller
 from tf_rnnt_kd.data.transcripts import TRANSCRIPT_SUFFIX, Transcript, as_id, read_transcripts
 from tf_rnnt_kd.errors import Problems, UserError
 from tf_rnnt_kd.options import Distinct, NotNegative, OneOf, Positive, Text, checked
@@ -119,6 +120,8 @@ def read_librispeech(
     faults = _Faults()
     kept = [u for path in folders for u in _read_folder(path, labelled, min_seconds, max_seconds, decoder, faults)]
     kept.sort(key=lambda utterance: utterance.id)
+    if not faults.layout:
+        faults.layout = [f"two utterances have the id {name}: rename one" for name in _twice([u.id for u in kept])]
     if faults.layout:
         raise Problems([*faults.layout, *(error.message for error in faults.audio)], show_name(folder))
     if faults.audio:
@@ -149,6 +152,11 @@ def _read_folder(folder, labelled, min_seconds, max_seconds, decoder, faults) ->
     if not faults.layout:
         _report(folder, len(listed), len(kept), f"{min_seconds:g} to {longest:g} s")
     return kept
+
+
+def _twice(ids: Sequence[str]) -> list[str]:
+    """What follows its like in a sorted list."""
+    return [name for name, previous in zip(ids[1:], ids, strict=False) if name == previous]
 
 
 # -- finding --
@@ -209,7 +217,7 @@ def _match_transcripts(
 
 def _list_labelled(files, transcripts, decoder, faults, *, with_seconds: bool) -> list[_Listed]:
     """Utterances with their lengths; without `with_seconds` no file is opened, and all lengths are 0."""
-    lengths = _look_through(audio_seconds, files, faults) if with_seconds else [0.0] * len(files)
+    lengths = _look_through(None, files, faults) if with_seconds else [[0.0]] * len(files)
     return [
         _Listed(
             Utterance(
@@ -219,23 +227,20 @@ def _list_labelled(files, transcripts, decoder, faults, *, with_seconds: bool) -
                 functools.partial(decode_audio, file.path, decoder=decoder),
                 file.source,
             ),
-            seconds,
+            ends and ends[0],
         )
-        for file, seconds in zip(files, lengths, strict=True)
+        for file, ends in zip(files, lengths, strict=True)
         if file.stem in transcripts
     ]
 
 
 def _list_unlabelled(files, max_seconds, decoder, faults) -> list[_Listed]:
-    cuts = _look_through(functools.partial(_cut, max_seconds=max_seconds), files, faults)
+    cuts = _look_through(max_seconds, files, faults)
     stems = collections.Counter(file.stem for file in files)
-    taken: dict[str, str] = {}
     listed = []
     for file, pieces in zip(files, cuts, strict=True):
         # Libri-Light's file names differ within a book only.
         name = file.stem if stems[file.stem] == 1 else "-".join([file.speaker, _parent(file.path), file.stem])
-        if taken.setdefault(name, file.path) != file.path:
-            faults.layout.append(f"{taken[name]} and {file.path} have the same id {name}: rename one of them")
         listed.extend(_pieces(file, name, pieces, decoder))
     return listed
 
@@ -253,12 +258,14 @@ def _pieces(file: _AudioFile, name: str, ends: list[float] | None, decoder: str)
     return listed
 
 
-def _look_through(look: Callable[[str], Any], files: Sequence[_AudioFile], faults: _Faults) -> list:
-    """What `look` says of each file, None of those that can't be read."""
+def _look_through(max_seconds: float | None, files: Sequence[_AudioFile], faults: _Faults) -> list[list[float] | None]:
+    """Where the pieces of each file end, see `_cut`; None of those that can't be read."""
+    recall = recaller()
 
     def try_to(file):
+        key = f"{os.path.abspath(file.path)}, {file.source}, at most {max_seconds} s"
         try:
-            return look(file.path)
+            return recall(ascii(key), functools.partial(_cut, file.path, max_seconds))
         except AudioError as error:
             return error
 

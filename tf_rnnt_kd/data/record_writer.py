@@ -145,7 +145,7 @@ def _begin(folder: str, plan: Plan) -> None:
 
 def _check_same_plan(path: str, plan: Plan) -> None:
     found = files.read_json(path, dict[str, Any], remedy=f"delete {os.path.dirname(path)}, and run the command again")
-    keys = [key for key in sorted({*found, *plan}) if found.get(key) != plan.get(key)]
+    keys = [key for key in sorted({*found, *plan}) if found.get(key, ...) != plan.get(key, ...)]
     if keys:
         differences = "; ".join(f"{key} is {found.get(key)!r} there and {plan.get(key)!r} now" for key in keys)
         folder = os.path.dirname(path)

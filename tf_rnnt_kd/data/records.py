@@ -218,7 +218,10 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
     if manifest["joint_sha256"]:
         _read_joint(folder, manifest)
     paths = tuple(os.path.join(folder, entry["name"]) for entry in manifest["shards"])
-    return RecordSet(folder, manifest, paths, _load_indices(paths, manifest), content_hash(manifest))
+    index = _load_indices(paths, manifest)
+    if "features" not in manifest and np.any(2 * index.num_samples.astype(np.int64) > index.num_bytes):
+        raise shards.damaged(os.path.join(folder, MANIFEST), "its records hold no audio, and it lists no features")
+    return RecordSet(folder, manifest, paths, index, content_hash(manifest))
 
 
 def _read_joint(folder: str, manifest: Manifest) -> dict[str, np.ndarray]:

@@ -102,8 +102,8 @@ def scoring(normaliser: str) -> Scoring:
     Raises:
       UserError: there is none, or the package that holds it is not installed.
     """
-    if normaliser not in NORMALISERS:
-        near = difflib.get_close_matches(normaliser, NORMALISERS, 1)
+    if normaliser not in list(NORMALISERS):
+        near = difflib.get_close_matches(str(normaliser), NORMALISERS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"normaliser {normaliser!r} is none of {', '.join(NORMALISERS)}: choose one of them{hint}")
     if normaliser != whisper_english.__name__:

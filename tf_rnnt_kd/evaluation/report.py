@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.evaluation.matched_pairs import holm, matched_pairs
 from tf_rnnt_kd.evaluation.normalisers import DEFAULT
 from tf_rnnt_kd.evaluation.significance import (
@@ -19,7 +20,6 @@ from tf_rnnt_kd.evaluation.significance import (
     word_error_rate,
 )
 from tf_rnnt_kd.evaluation.systems import CommonSet, System, common_sets
-from tf_rnnt_kd.files import write_json
 
 _LEVEL = 0.05  # of the p that a star asks for
 _LEGEND_WIDTH = 100
@@ -178,7 +178,7 @@ def write_report(path: str, systems: Sequence[System], pairs: Sequence[tuple[str
         {"first": pair.first, "second": pair.second, "sets": {name: _jsonable(d) for name, d in pair.sets.items()}}
         for pair in compare(systems, pairs)
     ]
-    write_json(path, {"systems": rows, "differences": differences})
+    files.write_json(path, {"systems": rows, "differences": differences})
 
 
 def _describe(system: System, tests: Sequence[CommonSet]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from tf_rnnt_kd.data.corpora import BadAudio, Utterance
 from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.records import RecordSet, open_records
+from tf_rnnt_kd.data.remembered import remembered_in
 from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
@@ -21,6 +22,7 @@ from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.normalize import spoken_text
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
+LENGTHS = "lengths.json"  # of files of audio, and where they are cut; see `remembered`
 _FINISHED = {"tokenizer": "tokenizer.json"}  # the file that is written last
 
 Listed = Mapping[str, Sequence[Utterance]]  # the utterances of each corpus
@@ -66,7 +68,8 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0)
     """
     prepared = Prepared(folder)
     skipped = Skipped(folder, [corpus.name for corpus in plan.corpora], skip_bad)
-    listed = skipped.list_corpora(plan.corpora)
+    with remembered_in(os.path.join(folder, LENGTHS)):
+        listed = skipped.list_corpora(plan.corpora)
     problems = find_problems(plan, prepared, listed)
     if problems and not remake:
         raise stale_error(problems)

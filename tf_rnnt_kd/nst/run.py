@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,8 @@ from typing import Any
 
 import soundfile
 import tensorflow as tf
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from tf_rnnt_kd.data.records import RecordSet, open_records
 from tf_rnnt_kd.errors import UserError
@@ -32,7 +33,7 @@ from tf_rnnt_kd.evaluation.results import score_set
 from tf_rnnt_kd.evaluation.systems import System, read_run
 from tf_rnnt_kd.evaluation.wer import count_errors, mark_errors
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
-from tf_rnnt_kd.files import write_json, write_text
+from tf_rnnt_kd.files import CLOSED, Amount, Positive, read_json, write_json, write_text
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.lineage import begin, examine, find_changes, finish, read_lineage, stale_error
 from tf_rnnt_kd.models.saving import save_model
@@ -99,6 +100,14 @@ class Start:
     def folder(self, job: Job) -> str:
         """Of a generation for one seed."""
         return generation_folder(self.work_dir, job.seed, job.generation.name)
+
+
+@with_config(CLOSED)
+class Cost(TypedDict):
+    """`training.json`: what a finished training took; `seconds` over all starts."""
+
+    steps: Positive
+    seconds: Amount
 
 
 def run_plan(start: Start, strategy: Callable[[], tf.distribute.Strategy], children: Children | None) -> str:
@@ -324,8 +333,7 @@ def _read_run(folder, cost):
 
 
 def _read_cost(folder):
-    with open(os.path.join(folder, "training.json"), encoding="utf-8") as file:
-        return json.load(file)
+    return read_json(os.path.join(folder, "training.json"), Cost, remedy="restore it, or train again")
 
 
 def _development_evaluator(tokenizer, records: RecordSet, normaliser: str):

@@ -100,7 +100,7 @@ def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:
         one = tf.cast(num_frames >= 0, tf.float32)
         features = log_mel(samples, one * mel_matrix())
         hypotheses, after = hear(model, features, num_frames, state)
-        finite = are_finite([features, hypotheses.scores, *after.values()])
+        finite = are_finite([*state.values(), features, hypotheses.scores, *after.values()])
         return {**hypotheses._asdict(), **after, "finite": finite}
 
     spec = {

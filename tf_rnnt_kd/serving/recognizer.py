@@ -163,7 +163,10 @@ class LiteRecognizer:
         window = np.zeros([1, self._metadata["step_frames"] * SAMPLES_PER_FRAME + OVERLAP], np.float32)
         samples = samples[: window.shape[1]]
         window[0, : len(samples)] = samples
-        outputs = self._step(samples=window, num_frames=np.array([num_frames], np.int32), **state)
+        try:
+            outputs = self._step(samples=window, num_frames=np.array([num_frames], np.int32), **state)
+        except RuntimeError as error:  # NaN is the largest of no logits: a label that there is not
+            raise _unheard(LOST) from error
         if not outputs["finite"][0]:
             raise _unheard(LOST)
         _extend(transcript, outputs, first_frame=heard)

@@ -175,7 +175,8 @@ def _step(
     after["recent"] = tf.gather(audio, num_samples[:, None] + tf.range(tf.shape(state["recent"])[1]), batch_dims=1)
     after["num_pending"] = stop - start - num_frames * SAMPLES_PER_FRAME
     after["frame"] = state["frame"] + num_frames
-    finite = rows.are_finite([features, hypotheses.scores, *after.values()])
+    # Of the state before, too: an infinity may end in a gate or a softmax and leave nothing but a wrong text.
+    finite = rows.are_finite([*state.values(), features, hypotheses.scores, *after.values()])
     error = tf.where(finite | (error != ""), error, rows.LOST)
     failed = error != ""
     after = _begin_anew(model, failed if flush is None else flush | failed, after)

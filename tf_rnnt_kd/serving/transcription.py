@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data.audio import decode_audio, show_name
 from tf_rnnt_kd.data.folders import find_audio, name_problem
 from tf_rnnt_kd.errors import Problems, UserError
@@ -106,9 +107,7 @@ def _writer(form: str, sources: Sequence[Source], folder: str) -> Callable[[Sour
     def write(source: Source, text: str) -> None:
         path = os.path.join(folder, source.name + ending)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(path + ".tmp", path)
+        files.write_text(path, text)
         _print(f"{show_name(path)}\n")
 
     return write
@@ -143,10 +142,10 @@ def _listen(samples_per_chunk: int, problems: list[str]) -> Iterator[np.ndarray]
         count += len(data)
         if len(data) > 1:
             yield _to_float(np.frombuffer(data[: len(data) // 2 * 2], "<i2"))
+    if count < 2:
+        raise UserError("standard input has no samples: send 16-bit samples at the model's rate")
     if count % 2:
         problems.append(f"standard input has {count} bytes, an odd number: send 16-bit samples, two bytes each")
-    elif not count:
-        raise UserError("standard input has no samples: send 16-bit samples at the model's rate")
 
 
 def _keep(chunks: Iterator[np.ndarray], heard: list[np.ndarray]) -> Iterator[np.ndarray]:

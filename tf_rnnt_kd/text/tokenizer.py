@@ -30,7 +30,7 @@ _WORD_START = "\u2581"  # sentencepiece's mark
 _SUFFIX = "##"  # wordpiece's mark of what does not start a word
 _UNKNOWN = "[UNK]"
 _MOST_BYTES = 1 << 28  # of a model; one of a million pieces has fewer
-_LONGEST_WORD = 1 << 16  # bytes; the default of 100 would turn a longer word into blanks
+_LONGEST_LEARNT = 1000  # characters of a word; all its parts lie in memory when wordpiece learns
 
 
 @with_config(files.CLOSED)
@@ -57,7 +57,7 @@ class Tokenizer:
     folder: str
     hash: str
     pieces: list[str]
-    _tokenize: Callable[[str], tf.Tensor]
+    _tokenize: Callable[[str], list[int]]
 
     @property
     def vocabulary_size(self) -> int:
@@ -81,7 +81,7 @@ class Tokenizer:
                 f"the tokenizer in {self.folder} does not know {' '.join(map(repr, unknown))} in {text[:80]!r}: "
                 "normalise the transcript, or train the tokenizer on text that has them"
             )
-        ids = self._tokenize(text).numpy().tolist()
+        ids = self._tokenize(text)
         if not self._spells(ids, text):
             raise self._unspeakable(text)
         return ids
@@ -94,12 +94,11 @@ class Tokenizer:
         return BLANK_ID not in ids and self.decode(ids) == text
 
     def _unspeakable(self, text: str) -> UserError:
-        words = [word for word in text.split() if not self._spells(self._tokenize(word).numpy().tolist(), word)]
+        words = [word for word in text.split() if not self._spells(self._tokenize(word), word)]
         named = " ".join(repr(word[:40]) for word in words[:5]) or "it"
         return UserError(
-            f"the {self.kind} tokenizer in {self.folder} has no labels that spell {named} in {text[:80]!r}, because it "
-            "means something else by them, or they are too long: correct the transcript, leave the utterance out, or "
-            "take another kind of tokenizer"
+            f"the {self.kind} tokenizer in {self.folder} has no labels that spell {named} in {text[:80]!r}: correct "
+            "the transcript, leave the utterance out, or take another kind of tokenizer"
         )
 
     @functools.cached_property
@@ -231,7 +230,7 @@ def _too_small(kind: str, vocabulary_size: int | None, smallest: int) -> UserErr
 
 def _train_wordpiece(texts: list[str], kind: str, vocabulary_size: int) -> bytes:
     counts = collections.Counter(word for text in texts for word in text.split())
-    longest = max(map(len, counts))
+    longest = min(max(map(len, counts)), _LONGEST_LEARNT)
     learned = wordpiece_tokenizer_learner_lib.learn(
         sorted(counts.items()),
         vocab_size=vocabulary_size,
@@ -247,32 +246,32 @@ def _train_wordpiece(texts: list[str], kind: str, vocabulary_size: int) -> bytes
     if vocabulary_size < 1 + len(needed):
         raise _too_small(kind, vocabulary_size, 1 + len(needed))
     # The learner overshoots when no threshold fits, and orders pieces by use: what is cut off is what is rarest.
-    optional = [piece for piece in learned if piece != _UNKNOWN and piece not in set(needed)]
+    optional = [piece for piece in learned if piece not in {_UNKNOWN, _SUFFIX, *needed}]
     return "".join(f"{piece}\n" for piece in [_UNKNOWN, *needed, *optional][:vocabulary_size]).encode()
 
 
-# -- the tensorflow-text operations --
+# -- opening --
 
 
-def _open_model(model: bytes, kind: str) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+def _open_model(model: bytes, kind: str) -> tuple[list[str], Callable[[str], list[int]]]:
     """The text of each id, and the function from text to ids; ValueError, RuntimeError or OpError for garbage."""
     return _open_wordpiece(model) if kind == "wordpiece" else _open_sentencepiece(model)
 
 
-def _open_sentencepiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+def _open_sentencepiece(model: bytes) -> tuple[list[str], Callable[[str], list[int]]]:
     _check_sentencepiece(model)
     tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
     names = tokenizer.id_to_string(tf.range(tokenizer.vocab_size())).numpy()
     pieces = [name.decode().replace(_WORD_START, " ") for name in names]
 
-    def tokenize(text: str) -> tf.Tensor:
+    def tokenize(text: str) -> list[int]:
         nonlocal tokenizer
         try:
-            return tokenizer.tokenize(text)
+            return tokenizer.tokenize(text).numpy().tolist()
         except tf.errors.NotFoundError:
             # The model lives in a cached kernel of TensorFlow, and tf.random.set_seed drops those: load it again.
             tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
-            return tokenizer.tokenize(text)
+            return tokenizer.tokenize(text).numpy().tolist()
 
     return ["", *pieces[1:]], tokenize
 
@@ -285,22 +284,26 @@ def _check_sentencepiece(model: bytes) -> None:
         raise ValueError("it keeps other places than the first for itself")
 
 
-def _open_wordpiece(model: bytes) -> tuple[list[str], Callable[[str], tf.Tensor]]:
+def _open_wordpiece(model: bytes) -> tuple[list[str], Callable[[str], list[int]]]:
     names = model.decode().split("\n")[:-1]
-    if names[:1] != [_UNKNOWN] or len(set(names)) < len(names) or not all(names):
-        raise ValueError("its lines are not [UNK] and different pieces")
-    keys = tf.lookup.KeyValueTensorInitializer(names, tf.range(len(names), dtype=tf.int64))
-    tokenizer = tensorflow_text.WordpieceTokenizer(
-        tf.lookup.StaticVocabularyTable(keys, num_oov_buckets=1),
-        suffix_indicator=_SUFFIX,
-        max_bytes_per_word=_LONGEST_WORD,
-        unknown_token=_UNKNOWN,
-        token_out_type=tf.int64,
-    )
-
-    def tokenize(text: str) -> tf.Tensor:
-        words = tf.constant(text.split(), tf.string)
-        return tf.cast(tokenizer.tokenize(words).flat_values, tf.int32)
-
     pieces = [name.removeprefix(_SUFFIX) if name.startswith(_SUFFIX) else " " + name for name in names]
-    return ["", *pieces[1:]], tokenize
+    if names[:1] != [_UNKNOWN] or len(set(pieces)) < len(pieces) or any(len(piece.split()) != 1 for piece in pieces):
+        raise ValueError("its lines are not [UNK] and different pieces")
+    pieces[0] = ""
+    ids = {piece: label for label, piece in enumerate(pieces) if label != BLANK_ID}
+    longest = max(map(len, pieces))
+
+    @functools.lru_cache(1 << 16)
+    def spell(word: str) -> list[int]:
+        """The longest piece at every place, as wordpiece has it; a space before the word tells its first piece."""
+        labels, start = [], 0
+        while start < len(word):
+            ends = range(min(len(word), start + longest), start, -1)
+            end = next((end for end in ends if word[start:end] in ids), None)
+            if end is None:
+                return [BLANK_ID]
+            labels.append(ids[word[start:end]])
+            start = end
+        return labels
+
+    return pieces, lambda text: [label for word in text.split() for label in spell(f" {word}")]

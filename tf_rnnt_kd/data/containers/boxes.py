@@ -7,7 +7,8 @@ from typing import BinaryIO
 from tf_rnnt_kd.data.containers.streams import Damaged, Foreign, is_padding, read_at
 
 _TAIL = 1 << 16
-_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+_EBML = b"\x1aE\xdf\xa3"
+_OPEN = (b"\x18S\x80g", b"\x1fC\xb6u")  # segment and cluster, whose length a live recording leaves open
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
@@ -40,22 +41,32 @@ def _end_of_mp4(file: BinaryIO, size: int) -> int | None:
 
 
 def _end_of_matroska(file: BinaryIO, size: int) -> int | None:
-    start, length = _element(file, 0, _EBML)
-    if length is None:
-        return None
-    start, length = _element(file, start + length, _SEGMENT)
-    return None if length is None else start + length
+    """Where the segment ends; of one that was written as it came, where its last element ends."""
+    at, is_live = 0, False
+    while at < size:
+        name, start, length = _element(file, at)
+        if name == _EBML and at and not is_live:
+            return at
+        if length is None and name in _OPEN:
+            at, is_live = start, True
+        elif length is None:
+            return at if at + 12 < size else size + 1  # no element, or the begin of one
+        else:
+            at = start + length
+    return at
 
 
-def _element(file: BinaryIO, at: int, name: bytes) -> tuple[int, int | None]:
-    """Where an element's content begins, and its length, None where that is unknown or there is no such element."""
-    header = read_at(file, at, len(name) + 8)
-    coded = header[len(name) :]
-    if not header.startswith(name) or not coded or not coded[0]:
-        return at, None
-    width = 9 - coded[0].bit_length()
-    length = int.from_bytes(coded[:width], "big") & (1 << 7 * width) - 1
-    return at + len(name) + width, None if length == (1 << 7 * width) - 1 else length
+def _element(file: BinaryIO, at: int) -> tuple[bytes, int, int | None]:
+    """An element's name, where its content begins, and its length, None where that is open or there is no element."""
+    header = read_at(file, at, 12)
+    width = 9 - header[0].bit_length()
+    name, coded = header[:width], header[width:]
+    if width > 4 or not coded or not coded[0]:
+        return b"", at, None
+    digits = 9 - coded[0].bit_length()
+    length = int.from_bytes(coded[:digits], "big") & (1 << 7 * digits) - 1
+    is_known = len(coded) >= digits and length != (1 << 7 * digits) - 1
+    return name, at + width + digits, length if is_known else None
 
 
 def _end_of_avi(file: BinaryIO, size: int) -> int | None:

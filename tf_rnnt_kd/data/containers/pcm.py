@@ -121,6 +121,8 @@ def find_sphere_streams(file: BinaryIO, size: int) -> list[Stream]:
         samples, channels, width = (int(numbers[key]) for key in ("sample_count", "channel_count", "sample_n_bytes"))
     except (KeyError, ValueError, IndexError):
         raise Damaged("its header does not say how many samples it has") from None
+    if min(start, samples, channels, width) < 0:
+        raise Damaged("its header has numbers below zero")
     return [_plain_stream(file, size, start, samples * channels * width, is_known=True)]
 
 

@@ -4,6 +4,7 @@ import io
 import os
 from typing import BinaryIO, NamedTuple
 
+_BEYOND = 1 << 62
 _ID3_HEADER = 10
 _ID3V1_BYTES = 128
 
@@ -91,7 +92,9 @@ class Spliced(io.RawIOBase):
 
 
 def read_at(file: BinaryIO, start: int, count: int) -> bytes:
-    """Up to `count` bytes of the file from `start` on."""
+    """Up to `count` bytes of the file from `start` on, none where that is beyond what any file has."""
+    if start >= _BEYOND:
+        return b""
     file.seek(start)
     return file.read(count)
 
