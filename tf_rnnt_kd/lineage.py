@@ -49,6 +49,19 @@ class Lineage(pydantic.BaseModel):
     name: str
     hash: str | None
 
+    @pydantic.model_validator(mode="after")
+    def _check_places(self):
+        if not _are_within(self.places, self.inputs):
+            raise ValueError("places are paths, by the names of inputs")
+        return self
+
+
+def _are_within(places: Mapping[str, Any], inputs: Any) -> bool:
+    return isinstance(inputs, Mapping) and all(
+        name in inputs and (isinstance(place, str) or isinstance(place, Mapping) and _are_within(place, inputs[name]))
+        for name, place in places.items()
+    )
+
 
 def lineage_path(artefact: str) -> str:
     """Where the lineage of a folder, or of a file with an extension, lies."""
