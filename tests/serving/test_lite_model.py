@@ -67,9 +67,7 @@ def test_a_state_that_is_not_finite_is_told_by_the_file_and_refused_by_its_calle
             spoiled = tensor.copy()
             spoiled.flat[-1] = value
             try:
-                outputs = recognizer._step(
-                    samples=window, num_frames=np.array([4], np.int32), **{**state, name: spoiled}
-                )
+                outputs = recognizer._step(**heard, **{**state, name: spoiled})
             except RuntimeError as error:  # by NaN a label is found that there is not
                 assert "index out of bounds" in str(error) and np.isnan(value)
             else:
