@@ -22,7 +22,16 @@ _EXPORTED = os.path.join("seed-0", "streaming", "savedmodel")
 
 
 def _command(work_dir, *more):
-    return [sys.executable, "-m", "tf_rnnt_kd.train", f"--config={CONFIG}", f"--work_dir={work_dir}", "--jobs=2", *more]
+    return [
+        sys.executable,
+        "-m",
+        "tf_rnnt_kd.train",
+        f"--config={CONFIG}",
+        f"--work_dir={work_dir}",
+        "--jobs=2",
+        "--trust_config",
+        *more,
+    ]
 
 
 def _run(work_dir, *more):

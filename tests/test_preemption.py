@@ -7,7 +7,7 @@ import pytest
 
 from tf_rnnt_kd import preemption
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.preemption import CHILD_CODE, MARKER, Preempted, deferred, leaving_resumable
+from tf_rnnt_kd.preemption import CHILD_CODE, MARKER, Preempted, deferred, go_on, leaving_resumable
 
 
 def terminate():
@@ -22,10 +22,12 @@ def test_work_is_left_at_once_with_code_0_and_a_marker(work_dir, capsys):
     assert capsys.readouterr().out == "  stopped by SIGTERM: the same command goes on\n"
 
 
-def test_the_next_start_removes_the_marker_and_says_so_once(work_dir, capsys):
+def test_a_start_that_goes_on_removes_the_marker_and_says_so_once(work_dir, capsys):
     (work_dir / MARKER).write_text("stopped\n")
-    for _ in range(2):
-        with leaving_resumable(str(work_dir), is_child=False):
+    with leaving_resumable(str(work_dir), is_child=False):
+        assert (work_dir / MARKER).exists()  # so far nobody knows whether the run can go on
+        for _ in range(2):
+            go_on(str(work_dir))
             assert not (work_dir / MARKER).exists()
     assert capsys.readouterr().out == "  SIGTERM stopped this run: it goes on from there\n"
 

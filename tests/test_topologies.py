@@ -28,7 +28,14 @@ def runs(tmp_path_factory):
     running = []
 
     def start(name, strategy, environment, *more, module="tf_rnnt_kd.train"):
-        command = [sys.executable, "-m", module, "--config=tests/toy_topologies.gin", f"--strategy={strategy}"]
+        command = [
+            sys.executable,
+            "-m",
+            module,
+            "--config=tests/toy_topologies.gin",
+            "--trust_config",
+            f"--strategy={strategy}",
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(
             subprocess.Popen([*command, f"--work_dir={folder / name}", *more], cwd=ROOT, env=environment, **pipes)

@@ -11,20 +11,6 @@ import numpy as np
 
 from tf_rnnt_kd import files
 
-# How NumPy and zipfile fail on bytes that are no archive, or a broken one.
-_UNREADABLE = (
-    ValueError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    zipfile.BadZipFile,
-)
 _ENDING = ".npy"
 
 
@@ -78,8 +64,9 @@ def read_arrays(
                 return {name: _read(archive, name) for name in wanted}
         except _Unfit as error:
             raise files.Damaged(path, str(error), remedy) from None
-        except _UNREADABLE as error:
-            raise files.Damaged(path, f"it cannot be read ({error})", remedy) from error
+        except Exception as error:  # zip, struct, tokenize, memory and OS errors all mean one thing here
+            what = f"it cannot be read ({str(error).partition(chr(10))[0][:200]})"
+            raise files.Damaged(path, what, remedy) from error
 
 
 class _Unfit(Exception):
@@ -92,11 +79,11 @@ def _check_members(archive: zipfile.ZipFile, wanted: Mapping[str, Array]) -> Non
     if sorted(found) != sorted(expected):
         odd = sorted({*found} ^ {*expected}) or sorted(name for name in {*found} if found.count(name) > 1)
         raise _Unfit(f"it has {len(found)} arrays, {len(expected)} are expected, and differs in {odd[0][:80]!r}")
-    if sum(member.file_size for member in archive.infolist()) > archive.fp.seek(0, io.SEEK_END):
-        raise _Unfit("it says to hold more than it has bytes")
     for member in archive.infolist():
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
             raise _Unfit(f"{member.filename} is compressed, which this program never writes")
+    if sum(member.file_size for member in archive.infolist()) > archive.fp.seek(0, io.SEEK_END):
+        raise _Unfit("it says to hold more than it has bytes")
 
 
 def _check_headers(archive: zipfile.ZipFile, wanted: Mapping[str, Array]) -> None:

@@ -1,12 +1,15 @@
 """Errors a person can act on, and the frame around every command that shows them."""
 
+import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -15,6 +18,8 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the Python traceback of an erro
 # A full disk, a closed one, and a path of an option that is a file where a folder should be.
 _EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
+_MUTED = threading.Lock()
+
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
 
 
@@ -22,13 +27,36 @@ class UserError(Exception):
     """Something the person at the keyboard can mend.
 
     The message is one line and names what is wrong, where (file, option, utterance) and what to do.
-    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost. `message` is the line as it
-    was raised: a configuration library may add to what `str` gives.
+    Commands print it as `error: …` and exit with code 2; nothing that was finished is lost.
+
+    Attributes:
+      mistakes: one line each; of several, the message only counts them.
     """
 
-    def __init__(self, message: str):
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, mistakes: Sequence[str] = ()):
+        super().__init__("\n".join([message, *(f"  {mistake}" for mistake in mistakes)]))
+        self.message, self.mistakes = message, tuple(mistakes) or (message,)
+
+    @classmethod
+    def of(cls, where: str, mistakes: Sequence[str]) -> "UserError":
+        """One error of all mistakes that were found in `where`."""
+        if len(mistakes) == 1:
+            return cls(mistakes[0])
+        return cls(f"{len(mistakes)} mistakes in {where}:", mistakes)
+
+
+class Problems(UserError):
+    """Everything that is wrong somewhere, in one line: a single problem as it is, of many the first ones.
+
+    Attributes:
+      problems: all of them.
+    """
+
+    def __init__(self, problems: Sequence[str], where: str, *, shown: int = 10):
+        first = "; ".join(f"({i + 1}) {problem}" for i, problem in enumerate(problems[:shown]))
+        more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+        super().__init__(problems[0] if len(problems) == 1 else f"{where}: {len(problems)} problems: {first}{more}")
+        self.problems = problems
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
@@ -40,7 +68,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv), known_only=False)
     except flags.Error as error:
-        _fail(f"{error} (--help lists the options)")
+        missing = re.match(r"flag --(\w+)=None: Flag --\w+ must have a value other than None", str(error))
+        said = f"--{missing[1]} is missing: give it" if missing else str(error)
+        _fail(UserError(f"{said} (--help lists the options)"))
 
 
 def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
@@ -49,7 +79,7 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         _load_tensorflow_quietly()
         main(argv)
     except UserError as error:
-        _fail(error.message)
+        _fail(error)
     except BrokenPipeError:
         if not _is_unheard():
             raise
@@ -59,7 +89,11 @@ def _guard(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
         if error.errno not in _EXPECTED:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"{os.strerror(error.errno)}{where}: make room or grant access, then start the same command again")
+        _fail(
+            UserError(
+                f"{os.strerror(error.errno)}{where}: make room or grant access, then start the same command again"
+            )
+        )
     except KeyboardInterrupt:
         print("\ninterrupted: start the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -90,21 +124,34 @@ def _load_tensorflow_quietly() -> None:
     They are written before any log level applies, straight to file descriptor 2.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
+    with muted_stderr():
         import tensorflow as tf  # takes seconds: only after the flags are found to be right
 
         tf.config.list_physical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
 
 
-def _fail(message: str) -> None:
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Drops what anybody in this process writes to file descriptor 2, by one thread at a time.
+
+    For libraries that print there whatever they are told. Keep it around the call itself: other threads are muted too.
+    """
+    with _MUTED:
+        sys.stderr.flush()
+        stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(null)
+
+
+def _fail(error: UserError) -> None:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
         traceback.print_exc()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + " ".join(error.message.split()), file=sys.stderr)
+    for mistake in error.mistakes if len(error.mistakes) > 1 else ():
+        print("  " + " ".join(mistake.split()), file=sys.stderr)
     sys.exit(2)

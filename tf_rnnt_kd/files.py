@@ -44,6 +44,7 @@ class Missing(UserError):
 
     def __init__(self, path: str, remedy: str = RENEW):
         super().__init__(f"{path} is missing: {remedy}")
+        self.path = path
 
 
 class Damaged(UserError):

@@ -32,17 +32,11 @@ class _Signal:
 def leaving_resumable(work_dir: str, *, is_child: bool) -> Iterator[None]:
     """Within, SIGTERM raises `Preempted`, and that ends the process with code 0 and a marker in the run folder.
 
-    The marker of an earlier end is removed, and said.
-
     Args:
       work_dir: of the run.
       is_child: leaves the marker to the parent, and tells it by `CHILD_CODE`.
     """
     marker = os.path.join(work_dir, MARKER)
-    if not is_child and os.path.exists(marker):
-        with contextlib.suppress(FileNotFoundError):  # another worker has just done it
-            os.remove(marker)
-        say("  SIGTERM stopped this run: it goes on from there")
     before = signal.getsignal(signal.SIGTERM)
     _Signal.heard = True
     listen()
@@ -56,6 +50,13 @@ def leaving_resumable(work_dir: str, *, is_child: bool) -> Iterator[None]:
     finally:
         _Signal.heard = _Signal.came = False
         signal.signal(signal.SIGTERM, before)
+
+
+def go_on(work_dir: str) -> None:
+    """Removes the marker of an earlier end, and says so: by whoever has found that the run can go on."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(work_dir, MARKER))
+        say("  SIGTERM stopped this run: it goes on from there")
 
 
 def listen() -> None:

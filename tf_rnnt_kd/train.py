@@ -18,62 +18,102 @@ _JOBS = flags.DEFINE_integer("jobs", 0, "Generations trained side by side; 0: on
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
 )
+_REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from data, labels or a teacher that changed.")
+_SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
+_NO_DATA = flags.DEFINE_bool("no_data", False, "With --dry_run: do not look whether the data is there.")
+_TRUST_CONFIG = flags.DEFINE_bool(
+    "trust_config", False, "Let the config import modules from outside of tf_rnnt_kd, which runs them; once a run."
+)
 _PROFILE = flags.DEFINE_string("profile", None, "FIRST,LAST: steps of each training to trace for TensorBoard.")
 _ONLY = flags.DEFINE_string("only", None, "SEED/GENERATION: this one alone; plan prepared, teacher finished.")
 
 
 def main(argv):
-    """Loads the plan and runs it."""
+    """Loads the plan, looks for whatever would stop it, and runs it."""
     del argv
     from tf_rnnt_kd import config
-    from tf_rnnt_kd.nst import jobs, outline
-    from tf_rnnt_kd.nst.preparation import Prepared
+    from tf_rnnt_kd.nst import jobs
     from tf_rnnt_kd.preemption import leaving_resumable
     from tf_rnnt_kd.training.profiling import parse_steps
     from tf_rnnt_kd.training.strategy import check_name
 
     check_name(_STRATEGY.value)
     profile = parse_steps(_PROFILE.value)
-    plan, text = config.load_plan(_CONFIG.value, _PARAM.value)
     work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
-    if _DRY_RUN.value:
-        print(outline.describe(plan, Prepared(os.path.join(work_dir, "records"))))
-        return
+    trusted = None if _TRUST_CONFIG.value else config.trusted_by(work_dir)
+    plan, text = config.load_plan(_CONFIG.value, _PARAM.value, trusted=trusted)
     if _STRATEGY.value == "multiworker" and _ONLY.value:
         raise UserError("--only with --strategy multiworker: workers carry out whole plans, leave it out")
-    with leaving_resumable(work_dir, is_child=jobs.is_child()):
-        _run(plan, text, work_dir, profile)
-
-
-def _run(plan, text, work_dir, profile):
-    from tf_rnnt_kd.nst import configuration, jobs, run
-    from tf_rnnt_kd.training.strategy import end_with_others, make_strategy
-
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
     jobs.keep_memory()
-    begin = functools.partial(configuration.begin, work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
+    if _DRY_RUN.value:
+        print(_describe(plan, text, work_dir))
+        return
+    if not _ONLY.value and _STRATEGY.value != "multiworker":  # workers meet before anything is computed
+        _check(plan, text, work_dir)
+    with leaving_resumable(work_dir, is_child=jobs.is_child()):
+        _run(plan, text, work_dir, at_once, profile)
+
+
+def _describe(plan, text, work_dir):
+    from tf_rnnt_kd.nst import outline
+    from tf_rnnt_kd.nst.preparation import Prepared
+
+    _check(plan, text, work_dir, looks_at_all=True)
+    return outline.describe(plan, Prepared(os.path.join(work_dir, "records")))
+
+
+def _check(plan, text, work_dir, looks_at_all=False):
+    """Raises UserError with all that would stop the plan here, before anything is written."""
+    from tf_rnnt_kd.nst import checks, configuration
+    from tf_rnnt_kd.nst.preparation import Prepared
+    from tf_rnnt_kd.training.strategy import count_replicas
+
+    mistakes, replicas = [], count_replicas(_STRATEGY.value, _TPU.value)
+    try:
+        configuration.check(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
+    except UserError as error:
+        mistakes += error.mistakes
+    prepared = Prepared(os.path.join(work_dir, "records"))
+    look = None if _NO_DATA.value else checks.read_list if looks_at_all else checks.peek
+    mistakes += checks.find_mistakes(plan, prepared, replicas, look=look)
+    if mistakes:
+        raise UserError.of(_CONFIG.value, mistakes)
+
+
+def _run(plan, text, work_dir, at_once, profile):
+    from tf_rnnt_kd.nst import configuration, jobs, run
+    from tf_rnnt_kd.preemption import go_on
+    from tf_rnnt_kd.training.strategy import end_with_others, make_strategy
+
+    start = run.Start(plan, work_dir, text, remake=_REMAKE.value, skip_bad=_SKIP_BAD.value, profile=profile)
+
+    def begin(**how):
+        how["is_finished"] = functools.partial(run.is_complete, start)
+        configuration.begin(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value, **how)
+        if not jobs.is_child():
+            go_on(work_dir)
+
+    def check_and_begin(**how):
+        _check(plan, text, work_dir)
+        begin(**how)
+
     if _STRATEGY.value == "multiworker":
         with end_with_others():
-            table = run.run_together(plan, work_dir, begin, make_strategy(_STRATEGY.value), profile=profile)
+            table = run.run_together(start, check_and_begin, make_strategy(_STRATEGY.value))
             _show(table, work_dir)
         return
     begin()
     if _ONLY.value:
         jobs.end_with_parent()
         job, strategy = jobs.find_job(plan, _ONLY.value), make_strategy(_STRATEGY.value, _TPU.value)
-        run.run_job(plan, job, work_dir, strategy, profile=profile)
+        run.run_job(start, job, strategy)
         return
     children = jobs.Children(
         lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once
     )
-    table = run.run_plan(
-        plan,
-        work_dir,
-        lambda: make_strategy(_STRATEGY.value, _TPU.value),
-        children if at_once > 1 else None,
-        profile=profile,
-    )
+    table = run.run_plan(start, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None)
     _show(table, work_dir)
 
 

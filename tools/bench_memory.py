@@ -133,16 +133,14 @@ def measure(batch, frames, labels, vocabulary, with_teacher, *, forward=False, *
 
 
 def _build(vocabulary, file=None, width=None, blocks=None, heads=None, joint=None):
-    import gin
-
+    from tf_rnnt_kd.config import load_factory
     from tf_rnnt_kd.models.conformer import ConformerEncoder
     from tf_rnnt_kd.models.transducer import Transducer
 
     if file is None:
         encoder = ConformerEncoder(width, blocks, heads, 31, dropout=0.1)
         return Transducer(vocabulary, encoder, prediction_width=joint, joint_width=joint)
-    gin.parse_config_file(str(_FOLDER / f"{file}.gin"), print_includes_and_imports=False)
-    return gin.get_configurable(Transducer)(vocabulary)
+    return load_factory([str(_FOLDER / f"{file}.gin")], Transducer)(vocabulary)
 
 
 def _peak():

@@ -1,6 +1,5 @@
 """Conformer S with random weights, for benchmarks: this package's, and TensorFlowASR's of the same size."""
 
-import os
 import pathlib
 import types
 
@@ -25,14 +24,11 @@ _PEER_STREAM = {"encoder_convm_dw_norm_type": "layer", "encoder_memory_length": 
 
 def our_conformer(streaming: bool = False):
     """This package's, of `configs/models/s.gin`."""
-    import gin
-
+    from tf_rnnt_kd.config import load_factory
     from tf_rnnt_kd.models.transducer import Transducer
 
-    os.chdir(_ROOT)
-    gin.parse_config_file("configs/models/s.gin", print_includes_and_imports=False)
-    with gin.config_scope("streaming" if streaming else None):
-        return gin.get_configurable(Transducer)(VOCABULARY)
+    paths = ["configs/models/s.gin", "configs/models/streaming.gin"]
+    return load_factory(paths, Transducer, "streaming" if streaming else "")(VOCABULARY)
 
 
 def peer_conformer(streaming: bool = False):

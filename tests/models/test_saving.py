@@ -195,3 +195,70 @@ def test_a_loaded_model_computes_as_it_was_trained_whatever_the_process_trains_i
         encoded = load_model(str(work_dir))[0].encode(features, np.array([16]))[0]
     assert encoded.dtype == expected.dtype
     np.testing.assert_array_equal(encoded, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_heads", 1), ("causal", True), ("left_context", 400), ("chunk", 2), ("dropout", 0.2)]
+)
+def test_an_architecture_that_was_edited_is_refused_although_the_weights_fit(folder, field, value):
+    path = folder / "model.json"
+    description = json.loads(path.read_text())
+    description["architecture"]["encoder"][field] = value
+    path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+    with pytest.raises(UserError, match=r"model\.json is damaged: its sha256 does not fit its content; restore it, or"):
+        load_model(str(folder))
+
+
+def test_no_flipped_bit_of_the_description_passes(folder):
+    path = folder / "model.json"
+    content = path.read_bytes()
+    for position in range(0, len(content), 11):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.json (is damaged|has format)"):
+            load_model(str(folder))
+
+
+def other_weights(folder, change):
+    """Weights altered by hand, and a description signed to fit."""
+    with np.load(folder / "weights.npz") as archive:
+        weights = [change(i, archive[name]) for i, name in enumerate(archive.files)]
+    np.savez(folder / "weights.npz", *weights)
+    change_description(folder, weights_hash=hash_weights(weights))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda i, w: w.view(np.int32) if i == 2 else w, "arr_2 is <i4, expected is float32"),
+        (lambda i, w: w.astype(np.float64) if i == 2 else w, "arr_2 is <f8, expected is float32"),
+        (lambda i, w: w * np.float32(np.nan) if i == 2 else w, "arr_2 holds values that are not finite"),
+        (lambda i, w: w + np.float32(np.inf) if i == 2 else w, "arr_2 holds values that are not finite"),
+        (lambda i, w: w.reshape(-1) if i == 2 else w, r"arr_2 has shape \(768,\), expected is \(3, 16, 16\)"),
+    ],
+)
+def test_weights_of_another_type_or_shape_or_without_a_value_are_refused(folder, change, words):
+    other_weights(folder, change)
+    with pytest.raises(UserError, match=rf"weights\.npz is damaged: {words}; restore it"):
+        load_model(str(folder))
+
+
+def test_the_hash_knows_types_and_shapes():
+    weight = np.ones([2, 3], np.float32)
+    others = [weight.view(np.int32), weight.reshape(3, 2), weight.reshape(-1)]
+    assert len({hash_weights([w]) for w in (weight, *others)}) == 4
+
+
+def test_a_model_that_is_larger_than_its_weights_is_not_built(folder):
+    description = json.loads((folder / "model.json").read_text())
+    description["architecture"]["encoder"]["width"] = 2**20  # 8 TB of attention
+    change_description(folder, architecture=description["architecture"])
+    with pytest.raises(UserError, match=r"model\.json is damaged: its architecture has more weights than are there"):
+        load_model(str(folder))
+
+
+def test_a_model_of_an_older_version_is_refused_with_what_to_do(folder):
+    change_description(folder, format=1)
+    with pytest.raises(UserError, match=r"has format 1, this version reads 2: train it again, or use the version that"):
+        load_model(str(folder))

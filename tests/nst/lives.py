@@ -114,7 +114,7 @@ def live(work_dir: pathlib.Path, life: Life) -> int:
         code = 1
         try:
             life.watch()
-            run.run_plan(make_plan(), str(work_dir), lambda: make_strategy("one_device"), None)
+            run.run_plan(run.Start(make_plan(), str(work_dir)), lambda: make_strategy("one_device"), None)
             code = 0
         finally:
             os._exit(code)

@@ -62,13 +62,13 @@ def test_features_in_place_of_audio_are_a_quarter_of_it(quickstart):
     ]
     words = describe(dataclasses.replace(plan, corpora=corpora), NOTHING)
     # As above, with 8000 bytes a second in place of 32000.
-    assert words.count("digits-unlabelled-factored (factored, float32): 68.9 MB an hour") == 2
+    assert words.count("digits-unlabelled-factored-uint8 (factored, float32): 68.9 MB an hour") == 2
     assert "digits-labelled: transcribed, 1 h, 28.8 MB of records" in words
     assert "digits-unlabelled: audio only, 1 h, 115 MB of records" in words
 
 
 def test_what_is_prepared_is_told_as_it_is(work_dir):
-    plan = load_plan("tests/toy_chain.gin")[0]
+    plan = load_plan("tests/toy_chain.gin", trusted=["tests.toy"])[0]
     assert "  train: transcribed, size known when prepared" in describe(plan, NOTHING)
     assert "tokenizer: characters, about 29 tokens" in describe(plan, NOTHING)
     words = describe(plan, prepare(plan, str(work_dir / "records")))
@@ -88,7 +88,7 @@ def test_amounts_are_readable(size, text):
 
 
 def test_language_models_and_decodings_are_told():
-    lines = describe(load_plan("tests/toy_chain.gin")[0], NOTHING).splitlines()
+    lines = describe(load_plan("tests/toy_chain.gin", trusted=["tests.toy"])[0], NOTHING).splitlines()
     assert "language model 3-grams: 3-grams" in lines
     assert "language model lstm: 0.0 M parameters, 60 steps of at most 400 labels" in lines
     wanted = "  also decoded as LSTM: beam 3; weight of 0, 0.5; internal weight of 0, 0.2"

@@ -15,6 +15,7 @@ from tf_rnnt_kd.nst.plan import (
     TokenizerSpec,
 )
 from tf_rnnt_kd.training.cascade import CascadedObjective
+from tf_rnnt_kd.training.language_model import LanguageTraining
 from tf_rnnt_kd.training.objective import Objective
 
 
@@ -30,9 +31,13 @@ def with_features(*names):
     return [dataclasses.replace(c, features="uint8" if c.name in names else None) for c in corpora()]
 
 
+def training(**changes):
+    return dataclasses.replace(tiny.training(1_000), **changes)
+
+
 def generation(name, teacher=None, **changes):
     pseudo = {"teacher": teacher, "unlabelled": ("audio",)} if teacher else {}
-    defaults = {"objective": Objective(), "labelled": ("train",), "training": tiny.training(1, labelled_fraction=0.3)}
+    defaults = {"objective": Objective(), "labelled": ("train",), "training": training(labelled_fraction=0.3)}
     return Generation(name, tiny.transducer, **{**defaults, **pseudo, **changes})
 
 
@@ -90,7 +95,15 @@ def test_what_the_plan_names_must_be_there(changes, message):
         (generation("x", unlabelled=("audio",)), "'x' needs both a teacher and unlabelled corpora, or neither"),
         (generation("x", "teacher", codec="factored"), "'x': a codec goes with kl_weight > 0"),
         (generation("x", "teacher", objective=Objective(kl_weight=0.1)), "kl_weight > 0 with a codec"),
-        (generation("x", "teacher", training=tiny.training(1)), "'x': labelled_fraction is 1"),
+        (generation("x", "teacher", training=training()), "'x': labelled_fraction is 1"),
+        (
+            soft(
+                "x",
+                objective=Objective(kl_weight=0.1, teacher_delay=(0, 1)),
+                training=training(labelled_fraction=0.3, accumulation=2),
+            ),
+            "'x': Objective.teacher_delay of several values: decided over the whole batch, .*accumulation = 2",
+        ),
         (generation("x", labelled=("train", "dev")), "'x' trains on 'dev', which is held out"),
         (generation("x", "teacher", unlabelled=("test",)), "'x' trains on 'test', which is held out"),
     ],
@@ -137,7 +150,7 @@ def test_each_student_has_the_sets_of_its_corpora():
     plan = make_plan(generation("teacher"), soft("student", unlabelled=("train", "audio"), targets_dtype="bfloat16"))
     sets = plan.label_sets(plan.generations[1])
     assert sets == [LabelSet("teacher", name, "factored", "bfloat16") for name in ("train", "audio")]
-    assert [s.name for s in sets] == ["train-factored", "audio-factored"]
+    assert [s.name for s in sets] == ["train-factored-bfloat16", "audio-factored-bfloat16"]
 
 
 def test_features_stand_in_for_audio_where_only_trainings_read_it():
@@ -152,7 +165,7 @@ def test_features_stand_in_for_audio_where_only_trainings_read_it():
 
 
 def test_features_of_an_unknown_type_are_refused():
-    with pytest.raises(UserError, match="corpus 'train': features is 'float16', not uint8 or uint16"):
+    with pytest.raises(UserError, match="Corpus.features is 'float16': none of uint8, uint16"):
         Corpus("train", nothing, features="float16")
 
 
@@ -170,6 +183,7 @@ def test_a_hard_student_alone_has_transcripts():
     assert [s.name for s in plan.label_sets(plan.generations[2])] == ["audio-transcripts"]
 
 
+LANGUAGE = LanguageTraining(10, tiny.training(10).learning_rate)
 NGRAMS = LanguageModelSpec("ngrams", ("train",), order=3)
 
 
@@ -196,7 +210,7 @@ def test_decodings_are_rows_that_comparisons_may_name():
         ({"corpora": ()}, "language model 'ngrams' has no text: give it corpora or sentences"),
         ({"order": None}, "needs a model and its training, or the order of n-grams, and not both"),
         ({"model": nothing}, "needs a model and its training, or the order"),
-        ({"model": nothing, "training": nothing}, "needs a model and its training, or the order"),
+        ({"model": nothing, "training": LANGUAGE}, "needs a model and its training, or the order"),
     ],
 )
 def test_a_language_model_needs_text_and_one_kind(changes, message):
@@ -213,12 +227,15 @@ def test_a_language_model_needs_text_and_one_kind(changes, message):
             [Decoding("x", language_model="ngrms")],
             "decoding 'x': language_model names 'ngrms', which is none of: ngrams",
         ),
-        ([Decoding("x", beam=0)], "decoding 'x' needs a beam of 1 or more, and a value for each weight"),
-        ([Decoding("x", language_model="ngrams", weights=())], "a value for each weight"),
-        ([Decoding("x", length_bonuses=())], "a value for each weight"),
         ([Decoding("x"), Decoding("x")], "two entries of the plan are named row of the report 'teacher, x'"),
     ],
 )
 def test_a_decoding_that_cannot_be_is_refused(decodings, message):
     with pytest.raises(UserError, match=message):
         make_plan(decoded(*decodings), language_models=(NGRAMS,))
+
+
+def test_a_normaliser_is_one_that_is_here():
+    assert make_plan().normaliser == "none" and make_plan(normaliser="whitespace").normaliser == "whitespace"
+    with pytest.raises(UserError, match="normaliser 'whitespce' is none of .*; did you mean 'whitespace'"):
+        make_plan(normaliser="whitespce")

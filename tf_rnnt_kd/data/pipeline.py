@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from annotated_types import Le
 
 from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.batching import FRAME_FEATURES, Schedule
@@ -18,8 +19,10 @@ from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import NUM_MEL_BINS, log_mel
 from tf_rnnt_kd.features.spec_augment import spec_augment
 from tf_rnnt_kd.features.stored import restore
+from tf_rnnt_kd.options import CountOrZero, Fraction, checked
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """SpecAugment settings of the student's input (see `spec_augment`); zero masks switch it off.
@@ -28,11 +31,11 @@ class Augmentation:
     the text alone if masks hide the speech from the start.
     """
 
-    first_step: int = 0
-    num_frequency_masks: int = 2
-    max_frequency_bins: int = 27
-    num_time_masks: int = 10
-    time_fraction: float = 0.05
+    first_step: CountOrZero = 0
+    num_frequency_masks: CountOrZero = 2
+    max_frequency_bins: Annotated[CountOrZero, Le(NUM_MEL_BINS)] = 27
+    num_time_masks: CountOrZero = 10
+    time_fraction: Fraction = 0.05
 
 
 class Share(NamedTuple):
@@ -51,7 +54,7 @@ class Share(NamedTuple):
 
 WHOLE = Share()
 
-_CHANGED = "another record than was written there, in"
+_CHANGED = "another record than was written, in shard"
 
 
 def read_batches(
@@ -135,20 +138,24 @@ def _common_features_dtype(sets):
 def named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
     """Turns what TensorFlow says of a record that cannot be read into the UserError of its shard.
 
-    TensorFlow names no file, and a shard may be whole again when it is asked for: so the sets are looked through first,
-    and what the reader noted counts if they are found whole.
+    TensorFlow names no file, so the sets are looked through; a shard may be whole again by then.
+
+    Args:
+      sets: those that are read, in their order.
     """
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        changed = re.search(re.escape(_CHANGED) + r"\D+(\d+)", error.message)
         for records in sets:
             records.verify()
-        changed = re.search(re.escape(_CHANGED) + r"\W+([^\]\n]*?\.tfrecord)", error.message)
         if changed:
-            raise UserError(
-                f"{changed[1]} changed while it was read: leave it alone and start the same command again"
-            ) from error
-        raise
+            shard = [path for records in sets for path in records.shards][int(changed[1])]
+        elif isinstance(error, tf.errors.DataLossError) or ".tfrecord" in error.message:
+            shard = f"a shard of {' or '.join(records.folder for records in sets)}"
+        else:
+            raise
+        raise UserError(f"{shard} changed while it was read: start the same command again") from error
 
 
 class RecordTable:
@@ -180,8 +187,7 @@ class RecordTable:
 
     def _check(self, row, serialized):
         is_own = tf.equal(fingerprints(serialized), tf.gather(self._fingerprint, row))
-        shard = tf.gather(self._files, tf.gather(self._shard, row))
-        with tf.control_dependencies([tf.debugging.Assert(is_own, [_CHANGED, shard])]):
+        with tf.control_dependencies([tf.debugging.Assert(is_own, [_CHANGED, tf.gather(self._shard, row)])]):
             return tf.identity(serialized)
 
 

@@ -45,8 +45,9 @@ def write_records(
     is there already is kept; one that is missing, or has not the size its index says, is written (again).
 
     Args:
-      folder: made if missing; nothing else may live in it.
-      items: what to write; attributes `id`, where items have them, must differ and are part of the set's identity.
+      folder: made if missing; nothing else may live in it but a lineage, and a list of what `to_records` left out.
+      items: what to write; attributes `id`, where items have them, must differ; they, `text` and `source` are part of
+        the set's identity.
       to_records: from consecutive items to their records, in order; it may leave items out.
       manifest: settings that decide the content, as JSON: `tokenizer_hash` (None for unlabelled audio), `sample_rate`
         in Hz, `targets` (a `TargetsSpec` as a dict, or None), `source` and whatever else tells this set from another;
@@ -144,7 +145,7 @@ def _begin(folder: str, plan: Plan) -> None:
 
 def _check_same_plan(path: str, plan: Plan) -> None:
     found = files.read_json(path, dict[str, Any], remedy=f"delete {os.path.dirname(path)}, and run the command again")
-    keys = [key for key in sorted({*found, *plan}) if found.get(key) != plan.get(key)]
+    keys = [key for key in sorted({*found, *plan}) if found.get(key, ...) != plan.get(key, ...)]
     if keys:
         differences = "; ".join(f"{key} is {found.get(key)!r} there and {plan.get(key)!r} now" for key in keys)
         folder = os.path.dirname(path)

@@ -59,7 +59,7 @@ class RecordSet:
       manifest: the content of `manifest.json`; `utterances`, `seconds` and `skipped` are the counts.
       shards: paths, in order.
       index: one entry per utterance, in the order of the items it was written from.
-      hash: sha256 of the manifest, which holds the checksums of everything else.
+      hash: see `content_hash`.
     """
 
     folder: str
@@ -178,6 +178,22 @@ class RecordSet:
             raise shards.damaged(path, f"it ends after {count} records")
 
 
+def content_hash(manifest: Manifest) -> str:
+    """sha256 over what records hold, by the checksums of their shards, and over how they are to be read.
+
+    Where they came from does not count: a set that is prepared again from audio that was only copied has the same hash.
+    """
+    content = {
+        name: manifest.get(name) for name in ("tokenizer_hash", "sample_rate", "targets", "features", "joint_sha256")
+    }
+    return files.sha256_of(files.dump_json({**content, "shards": [entry["sha256"] for entry in manifest["shards"]]}))
+
+
+def records_hash(folder: str) -> str | None:
+    """`RecordSet.hash` of what is in a folder; None where there is no finished set."""
+    return content_hash(read_manifest(folder)) if os.path.exists(os.path.join(folder, MANIFEST)) else None
+
+
 def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet:
     """Opens a finished set, after checks that read a few bytes of each shard (see `RecordSet.verify` for the rest).
 
@@ -202,8 +218,10 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
     if manifest["joint_sha256"]:
         _read_joint(folder, manifest)
     paths = tuple(os.path.join(folder, entry["name"]) for entry in manifest["shards"])
-    found = files.sha256_of_file(os.path.join(folder, MANIFEST))
-    return RecordSet(folder, manifest, paths, _load_indices(paths, manifest), found)
+    index = _load_indices(paths, manifest)
+    if "features" not in manifest and np.any(2 * index.num_samples.astype(np.int64) > index.num_bytes):
+        raise shards.damaged(os.path.join(folder, MANIFEST), "its records hold no audio, and it lists no features")
+    return RecordSet(folder, manifest, paths, index, content_hash(manifest))
 
 
 def _read_joint(folder: str, manifest: Manifest) -> dict[str, np.ndarray]:

@@ -157,7 +157,7 @@ def fingerprint(serialized: bytes) -> int:
 
 def fingerprints(serialized: tf.Tensor) -> tf.Tensor:
     """`fingerprint` inside a graph: scalar string -> scalar int64."""
-    return tf.bitcast(tf.fingerprint([serialized])[0], tf.int64)
+    return tf.bitcast(tf.fingerprint(tf.reshape(serialized, [1]))[0], tf.int64)
 
 
 def _bytes_feature(value: bytes) -> tf.train.Feature:

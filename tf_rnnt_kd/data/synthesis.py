@@ -16,13 +16,16 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Annotated
 
 import numpy as np
 import soxr
 
-from tf_rnnt_kd.data.corpora import SAMPLE_RATE, Utterance
+from tf_rnnt_kd.data.audio import SAMPLE_RATE
+from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.data.sentences import read_sentences
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.options import Count, CountOrZero, Finite, NotDescending, OneOf, Seed, Text, checked
 
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
@@ -40,6 +43,9 @@ VOICES = {
         " kaukovalta AnxiousAndy".split()
     ),
 }
+Split = Annotated[str, OneOf(VOICES)]
+Decibels = Annotated[tuple[Finite, Finite], NotDescending]  # lowest and highest
+
 _LANGUAGE = "gmw/en"  # by path: by name, espeak-ng would first read the files of all its languages
 
 _NOISES = ("white", "pink", "babble")
@@ -62,15 +68,16 @@ class _Script:
     seed: tuple[int, ...]
 
 
+@checked
 def generate_digits(
     *,
-    split: str,
-    num_utterances: int,
-    num_voices: int,
-    snr_db: tuple[float, float],
-    seed: int,
-    min_digits: int = 3,
-    max_digits: int = 7,
+    split: Split,
+    num_utterances: Count,
+    num_voices: Count,
+    snr_db: Decibels,
+    seed: Seed,
+    min_digits: Count = 3,
+    max_digits: Count = 7,
 ) -> list[Utterance]:
     """Strings of spoken digits; nothing is synthesised until an utterance is loaded.
 
@@ -86,6 +93,8 @@ def generate_digits(
     Raises:
       UserError: espeak-ng is not installed, or the split has not so many voices.
     """
+    if min_digits > max_digits:
+        raise UserError(f"min_digits is {min_digits}, above max_digits, {max_digits}: exchange them")
     voices = _choose_voices(split, num_voices)
     utterances = []
     for number in range(num_utterances):
@@ -95,15 +104,16 @@ def generate_digits(
     return utterances
 
 
+@checked
 def generate_sentences(
-    path: str,
+    path: Text,
     *,
-    split: str,
-    num_utterances: int,
-    num_voices: int,
-    snr_db: tuple[float, float],
-    seed: int,
-    max_words: int,
+    split: Split,
+    num_utterances: Count,
+    num_voices: Count,
+    snr_db: Decibels,
+    seed: Seed,
+    max_words: Count,
 ) -> list[Utterance]:
     """Spoken sentences of a text file.
 
@@ -129,7 +139,10 @@ def generate_sentences(
     return utterances
 
 
-def unspoken_sentences(path: str, *, split: str, num_utterances: int, seed: int, max_words: int) -> list[str]:
+@checked
+def unspoken_sentences(
+    path: Text, *, split: Split, num_utterances: CountOrZero, seed: Seed, max_words: Count
+) -> list[str]:
     """The sentences, whole, that `generate_sentences` leaves out with the same arguments: text for a language model.
 
     Raises:
@@ -177,7 +190,7 @@ def _utterance(kind, split, seed, number, words, voices, snr_db, rng) -> Utteran
         seed=_entropy(f"{kind} noise", split, seed, number),
     )
     name = f"{kind}-{split}-{seed}-{number:06d}"
-    return Utterance(name, script.voice, words, functools.partial(_perform, script))
+    return Utterance(name, script.voice, words, functools.partial(_perform, script), repr(script))
 
 
 def _draw_digits(rng: np.random.Generator, split: str, min_digits: int, max_digits: int) -> list[int]:

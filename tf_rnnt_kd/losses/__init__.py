@@ -12,10 +12,11 @@ from tf_rnnt_kd.losses.joint_losses import (
 )
 from tf_rnnt_kd.losses.joint_tiles import JointInputs
 from tf_rnnt_kd.losses.pruning import AdditiveJoint, BandLosses, band_losses
-from tf_rnnt_kd.losses.readings import closest_delay
+from tf_rnnt_kd.losses.readings import DISTANCES, closest_delay
 from tf_rnnt_kd.losses.transducer import best_alignment, transducer_loss
 
 __all__ = [
+    "DISTANCES",
     "AdditiveJoint",
     "Arcs",
     "BandLosses",

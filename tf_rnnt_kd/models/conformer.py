@@ -9,6 +9,7 @@ from tf_rnnt_kd.masks import length_mask, zero_padding
 from tf_rnnt_kd.models.attention import RotaryAttention
 from tf_rnnt_kd.models.streams import last_frames
 from tf_rnnt_kd.models.subsampling import REDUCTION, Subsampling
+from tf_rnnt_kd.options import Count, CountOrZero, FractionBelowOne, checked
 
 
 def drop(inputs: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -201,6 +202,7 @@ def run_blocks(
     return frames
 
 
+@checked
 class ConformerEncoder(keras.layers.Layer):
     """Subsampling and `num_blocks` Conformer blocks: `[B, 4T, F] -> [B, T, D]`.
 
@@ -225,17 +227,17 @@ class ConformerEncoder(keras.layers.Layer):
 
     def __init__(
         self,
-        width: int,
-        num_blocks: int,
-        num_heads: int,
-        kernel_size: int,
+        width: Count,
+        num_blocks: CountOrZero,
+        num_heads: Count,
+        kernel_size: Count,
         causal: bool = False,
-        left_context: int | None = None,
-        dropout: float = 0.1,
-        chunk: int = 1,
-        training_chunks: Sequence[int] = (),
+        left_context: CountOrZero | None = None,
+        dropout: FractionBelowOne = 0.1,
+        chunk: Count = 1,
+        training_chunks: Sequence[Count] = (),
         rematerialise: bool = False,
-        subsampling_channels: int | None = None,
+        subsampling_channels: Count | None = None,
         **kwargs,
     ):
         super().__init__(**{"name": "encoder", **kwargs})

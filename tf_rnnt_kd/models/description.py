@@ -12,6 +12,8 @@ TRANSDUCER, LANGUAGE_MODEL = "transducer", "language model"  # the kinds of mode
 
 _Size = Annotated[int, Field(ge=1, le=2**20)]
 _Blocks = Annotated[int, Field(ge=0, le=2**12)]
+_Frames = Annotated[int, Field(ge=0, le=2**16)]  # 44 minutes
+_Chunk = Annotated[int, Field(ge=1, le=2**12)]
 _Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -52,10 +54,10 @@ class EncoderArchitecture(TypedDict):
     num_heads: _Size
     kernel_size: _Size
     causal: bool
-    left_context: _Size | Literal[0] | None
+    left_context: _Frames | None
     dropout: _Rate
-    chunk: _Size
-    training_chunks: Annotated[list[_Size], Field(max_length=2**10)]
+    chunk: _Chunk
+    training_chunks: Annotated[list[_Chunk], Field(max_length=2**10)]
     rematerialise: bool
     subsampling_channels: _Size
 
@@ -90,6 +92,13 @@ class Headline(TypedDict):
     """What is looked at first: another format may hold anything else."""
 
     format: int
+
+
+@with_config(files.OPEN)
+class Signed(TypedDict):
+    """What a model is known by."""
+
+    sha256: files.Sha256
 
 
 @with_config(files.OPEN)

@@ -1,13 +1,18 @@
 """A language model over the tokenizer's labels: the prediction network, trained on text alone."""
 
+from typing import Annotated
+
 import keras
 import tensorflow as tf
+from annotated_types import Ge
 
 from tf_rnnt_kd.models.prediction import START_ID, PredictionNetwork
+from tf_rnnt_kd.options import Count, FractionBelowOne, checked
 
 END_ID = START_ID  # the end of a sentence: blank is no label, so its id serves at both ends
 
 
+@checked
 class LanguageModel(keras.Model):
     """P(label | labels before it), built and ready after construction.
 
@@ -21,7 +26,15 @@ class LanguageModel(keras.Model):
       dropout: on the label embedding and before the softmax.
     """
 
-    def __init__(self, vocabulary_size: int, *, width: int, num_layers: int = 1, dropout: float = 0.1, **kwargs):
+    def __init__(
+        self,
+        vocabulary_size: Annotated[Count, Ge(2)],
+        *,
+        width: Count,
+        num_layers: Count = 1,
+        dropout: FractionBelowOne = 0.1,
+        **kwargs,
+    ):
         super().__init__(**{"name": "language_model", "dtype": "float32", **kwargs})
         self.vocabulary_size, self.width, self.num_layers, self.dropout = vocabulary_size, width, num_layers, dropout
         self.network = PredictionNetwork(vocabulary_size, width, num_layers, dropout, dtype="float32", name="network")

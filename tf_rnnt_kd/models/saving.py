@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_rnnt_kd import files
 from tf_rnnt_kd.arrays import Array, read_arrays
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.lineage import FILE as LINEAGE
 from tf_rnnt_kd.models.description import (
     DESCRIPTIONS,
     FORMAT,
@@ -22,6 +23,7 @@ from tf_rnnt_kd.models.description import (
     Headline,
     Kind,
     LanguageDescription,
+    Signed,
     Weight,
     least_weights,
 )
@@ -38,7 +40,10 @@ def save_model(model: Transducer | LanguageModel, tokenizer: Tokenizer, folder: 
     A folder without `model.json` holds no model. Float32 weights are written as they are: loading is exact.
     """
     os.makedirs(folder, exist_ok=True)
-    shutil.copytree(tokenizer.folder, os.path.join(folder, "tokenizer"), dirs_exist_ok=True)
+    copy = os.path.join(folder, "tokenizer")
+    if os.path.realpath(copy) != os.path.realpath(tokenizer.folder):
+        # Without its lineage: what it was trained on is the business of whoever trained it.
+        shutil.copytree(tokenizer.folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LINEAGE))
     weights = [variable.numpy() for variable in model.weights]
     with files.replacing(os.path.join(folder, "weights.npz")) as temporary, open(temporary, "wb") as file:
         np.savez(file, *weights)
@@ -81,6 +86,12 @@ def load_model(folder: str, *, chunk: int | None = None, second_pass: bool = Fal
         model = Transducer.from_config(description["architecture"])
     assign_weights(model, weights, folder)
     return model, tokenizer
+
+
+def find_hash(folder: str) -> str | None:
+    """Hash of the model in a folder, of whatever kind: of weights, architecture and tokenizer; None without a model."""
+    path = os.path.join(folder, "model.json")
+    return files.read_signed(path, Signed, remedy=_REMEDY)["sha256"] if os.path.exists(path) else None
 
 
 def has_second_pass(folder: str) -> bool:

@@ -1,17 +1,22 @@
 """The transducer: encoder, prediction network, joint, and an auxiliary CTC head."""
 
+from typing import Annotated
+
 import keras
 import tensorflow as tf
+from annotated_types import Ge
 
 from tf_rnnt_kd.models.conformer import ConformerEncoder
 from tf_rnnt_kd.models.joint import Joint
 from tf_rnnt_kd.models.prediction import START_ID, PredictionNetwork
 from tf_rnnt_kd.models.second_pass import SecondPass
 from tf_rnnt_kd.models.subsampling import REDUCTION
+from tf_rnnt_kd.options import Count, CountOrZero, FractionBelowOne, checked
 
 NUM_FEATURE_BINS = 80
 
 
+@checked
 class Transducer(keras.Model):
     """P(y | x) over the lattice of frames and labels (Graves 2012), built and ready after construction.
 
@@ -32,15 +37,15 @@ class Transducer(keras.Model):
 
     def __init__(
         self,
-        vocabulary_size: int,
+        vocabulary_size: Annotated[Count, Ge(2)],
         encoder: ConformerEncoder,
         *,
-        prediction_width: int,
-        joint_width: int,
-        prediction_layers: int = 1,
-        dropout: float = 0.1,
+        prediction_width: Count,
+        joint_width: Count,
+        prediction_layers: Count = 1,
+        dropout: FractionBelowOne = 0.1,
         has_additive_joint: bool = False,
-        second_pass_blocks: int = 0,
+        second_pass_blocks: CountOrZero = 0,
         uses_second_pass: bool = False,
         **kwargs,
     ):

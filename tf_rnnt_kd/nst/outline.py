@@ -1,12 +1,13 @@
 """A plan in words and numbers, before anything is trained."""
 
 import math
+from collections.abc import Callable
 
 import keras
-import tensorflow as tf
 
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses.joint_tiles import tile_nodes
-from tf_rnnt_kd.models.transducer import NUM_FEATURE_BINS, Transducer
+from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.nst.plan import Corpus, Decoding, Generation, LabelSet, LanguageModelSpec, Plan
 from tf_rnnt_kd.nst.preparation import Prepared
 from tf_rnnt_kd.training.memory import StepShape, step_bytes
@@ -18,28 +19,60 @@ _SOUND_BYTES = {None: 32_000, "uint8": 8_000, "uint16": 16_000}  # a second of a
 
 
 def describe(plan: Plan, prepared: Prepared) -> str:
-    """Builds every model of the plan and runs one frame through it; returns sizes, steps and storage as text.
+    """Builds every model of the plan, without its weights; returns sizes, steps and storage as text.
 
     What is not prepared is not looked for either: its sizes are those that the plan says.
     """
-    known = prepared.has("tokenizer")
-    vocabulary_size = prepared.tokenizer().vocabulary_size if known else vocabulary_of(plan)
+    known, vocabulary_size = prepared.has("tokenizer"), vocabulary_of(plan, prepared)
     lines = [f"plan {plan.name}: {len(plan.generations)} generations, {len(plan.seeds)} seed(s)", "", "corpora"]
     lines += [f"  {corpus.name}: {_describe_corpus(plan, corpus, prepared)}" for corpus in plan.corpora]
     guessed = "" if known or plan.tokenizer.vocabulary_size else "about "
     lines.append(f"tokenizer: {plan.tokenizer.kind}, {guessed}{vocabulary_size} tokens with blank")
     lines += [_describe_language_model(spec, vocabulary_size) for spec in plan.language_models]
     for generation in plan.generations:
-        model = _build(generation, vocabulary_size)
+        model = build_student(generation, vocabulary_size)
         lines += ["", generation.name, *(f"  {line}" for line in _describe(plan, generation, model))]
-        del model
-        keras.backend.clear_session()
     return "\n".join(lines)
 
 
-def vocabulary_of(plan: Plan) -> int:
-    """V, blank included, as far as the plan alone says it."""
+def vocabulary_of(plan: Plan, prepared: Prepared | None = None) -> int:
+    """V, blank included: that of the tokenizer if it is there, else as far as the plan alone says it."""
+    if prepared is not None and prepared.has("tokenizer"):
+        return prepared.tokenizer().vocabulary_size
     return plan.tokenizer.vocabulary_size or _CHARACTERS
+
+
+def build_student(generation: Generation, vocabulary_size: int) -> Transducer:
+    """A generation's model as `build_network` builds it.
+
+    Raises:
+      UserError: it can't be built.
+    """
+    keras.config.set_dtype_policy(generation.training.precision)
+    return build_network(generation.model, vocabulary_size)
+
+
+def build_network(factory: Callable[[int], keras.Model], vocabulary_size: int) -> keras.Model:
+    """A model to look at: its layers and shapes are there, its weights are not, so that the largest takes a second.
+
+    Raises:
+      UserError: it can't be built.
+    """
+    policy = keras.config.dtype_policy()
+    try:
+        with keras.StatelessScope():
+            keras.config.set_dtype_policy(policy)
+            try:
+                return factory(vocabulary_size)
+            finally:
+                keras.backend.clear_session()  # or leaving the scope would make the weights
+    except UserError:
+        raise
+    except Exception as error:  # layers raise whatever comes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"its model can't be built: {reason}") from error
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _describe_corpus(plan: Plan, corpus: Corpus, prepared: Prepared) -> str:
@@ -55,19 +88,11 @@ def _describe_corpus(plan: Plan, corpus: Corpus, prepared: Prepared) -> str:
 def _describe_language_model(spec: LanguageModelSpec, vocabulary_size: int) -> str:
     if spec.order:
         return f"language model {spec.name}: {spec.order}-grams"
-    model, training = spec.model(vocabulary_size), spec.training
+    model, training = build_network(spec.model, vocabulary_size), spec.training
     return (
         f"language model {spec.name}: {model.count_params() / 1e6:.1f} M parameters, {training.steps} steps of at most "
         f"{training.batch_labels} labels"
     )
-
-
-def _build(generation: Generation, vocabulary_size: int) -> Transducer:
-    keras.config.set_dtype_policy(generation.training.precision)
-    model = generation.model(vocabulary_size)
-    features = tf.zeros([1, 8, NUM_FEATURE_BINS])
-    model(features, tf.constant([8]), tf.constant([[1]]))
-    return model
 
 
 def _describe(plan: Plan, generation: Generation, model: Transducer) -> list[str]:

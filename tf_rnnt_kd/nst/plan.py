@@ -1,20 +1,42 @@
 """What is to be done: corpora, a tokenizer, and generations that teach each other. Nothing here reads or writes."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, NamedTuple
 
+from annotated_types import Ge
+
+from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, NORMALISERS
 from tf_rnnt_kd.features import stored
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.options import (
+    Count,
+    Distinct,
+    FileName,
+    Finite,
+    NotEmpty,
+    NotNegative,
+    OneOf,
+    Positive,
+    Seed,
+    Text,
+    checked,
+    nearest,
+)
+from tf_rnnt_kd.text.tokenizer import KINDS
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.language_model import LanguageTraining
 from tf_rnnt_kd.training.loop import Training
 from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.step import check_undivided
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """Speech by name.
@@ -28,17 +50,18 @@ class Corpus:
         for audio everywhere. Label sets of this corpus are such places, and its own records if no teacher hears them.
     """
 
-    name: str
+    name: FileName
     utterances: Callable[[], list[Utterance]]
     labelled: bool = True
-    hours: float | None = None
-    features: str | None = None
+    hours: Positive | None = None
+    features: Annotated[str, OneOf(stored.DTYPES)] | None = None
 
     def __post_init__(self):
-        if self.features not in (None, *stored.DTYPES):
-            raise UserError(f"corpus {self.name!r}: features is {self.features!r}, not {' or '.join(stored.DTYPES)}")
+        if self.name == "tokenizer":
+            raise UserError("no corpus can be named 'tokenizer': the tokenizer lies in a folder of that name")
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class TokenizerSpec:
     """How to make the tokenizer that all generations share.
@@ -49,9 +72,9 @@ class TokenizerSpec:
       vocabulary_size: blank included; None for what the characters need.
     """
 
-    kind: str
-    corpora: tuple[str, ...]
-    vocabulary_size: int | None = None
+    kind: Annotated[str, OneOf(KINDS)]
+    corpora: Annotated[tuple[Text, ...], NotEmpty, Distinct]
+    vocabulary_size: Annotated[Count, Ge(2)] | None = None
 
 
 class Row(NamedTuple):
@@ -68,6 +91,7 @@ class Row(NamedTuple):
     second_pass: bool
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class LanguageModelSpec:
     """A language model over the tokenizer's labels: a network to train, or n-grams to estimate.
@@ -81,14 +105,15 @@ class LanguageModelSpec:
       order: labels of the longest n-gram; None for a network.
     """
 
-    name: str
-    corpora: tuple[str, ...] = ()
+    name: FileName
+    corpora: tuple[Text, ...] = ()
     sentences: Callable[[], list[str]] | None = None
-    model: Callable[..., LanguageModel] | None = None
+    model: Callable[[int], LanguageModel] | None = None
     training: LanguageTraining | None = None
-    order: int | None = None
+    order: Count | None = None
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """One more way to decode the tests: a beam, a language model, the internal one subtracted, a bonus for length.
@@ -104,12 +129,12 @@ class Decoding:
       length_bonuses: for each label, in nats.
     """
 
-    name: str
-    beam: int = 8
-    language_model: str | None = None
-    weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    internal_weights: tuple[float, ...] = (0.0,)
-    length_bonuses: tuple[float, ...] = (0.0,)
+    name: FileName
+    beam: Count = 8
+    language_model: Text | None = None
+    weights: Annotated[tuple[NotNegative, ...], NotEmpty, Distinct] = (0.1, 0.2, 0.3, 0.4)
+    internal_weights: Annotated[tuple[NotNegative, ...], NotEmpty, Distinct] = (0.0,)
+    length_bonuses: Annotated[tuple[Finite, ...], NotEmpty, Distinct] = (0.0,)
 
     @property
     def candidates(self) -> tuple[tuple[float, ...], ...]:
@@ -117,6 +142,7 @@ class Decoding:
         return self.weights if self.language_model else (0.0,), self.internal_weights, self.length_bonuses
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """One model to train: a supervised teacher, or a student of an earlier generation.
@@ -136,15 +162,15 @@ class Generation:
       decodings: further ways to decode the tests, each a row of the report; the first row is greedy search.
     """
 
-    name: str
-    model: Callable[..., Transducer]
+    name: FileName
+    model: Callable[[int], Transducer]
     objective: Objective | CascadedObjective
     training: Training
-    labelled: tuple[str, ...]
-    teacher: str | None = None
-    unlabelled: tuple[str, ...] = ()
-    codec: str | None = None
-    targets_dtype: str = "float32"
+    labelled: tuple[Text, ...]
+    teacher: Text | None = None
+    unlabelled: tuple[Text, ...] = ()
+    codec: Annotated[str, OneOf(schema.CODECS)] | None = None
+    targets_dtype: Annotated[str, OneOf(schema.DTYPES)] = "float32"
     export: bool = False
     decodings: Sequence[Decoding] = ()
 
@@ -161,7 +187,15 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSet:
-    """A corpus labelled by a generation: shared by every student with the same teacher."""
+    """A corpus labelled by a generation: shared by every student that wants the same of the same teacher.
+
+    Attributes:
+      teacher: name of the generation.
+      corpus: name of the corpus.
+      codec: how its lattice is stored; None for transcripts alone.
+      dtype: in which; of transcripts "float32", whatever was asked for.
+      features: how features are stored in place of audio; None for audio.
+    """
 
     teacher: str
     corpus: str
@@ -171,10 +205,12 @@ class LabelSet:
 
     @property
     def name(self) -> str:
-        """Folder below the teacher's."""
-        return f"{self.corpus}-{self.codec or 'transcripts'}"
+        """Folder below the teacher's: no two different sets share it."""
+        what = [self.codec or "transcripts", *([self.dtype] if self.dtype != "float32" else [])]
+        return "-".join([self.corpus, *what, *([self.features] if self.features else [])])
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The whole experiment.
@@ -191,42 +227,25 @@ class Plan:
       comparisons: pairs of generations, or of their "NAME, second pass" or "NAME, DECODING", whose difference is
         reported with an interval.
       records_per_shard: utterances in a file.
+      normaliser: of `evaluation.normalisers`, by which words are compared, in development and tests.
     """
 
-    name: str
-    corpora: Sequence[Corpus]
+    name: Text
+    corpora: Annotated[Sequence[Corpus], NotEmpty]
     tokenizer: TokenizerSpec
-    generations: Sequence[Generation]
-    development: str
-    tests: Sequence[str]
-    seeds: Sequence[int] = (0,)
+    generations: Annotated[Sequence[Generation], NotEmpty]
+    development: Text
+    tests: Annotated[Sequence[Text], NotEmpty, Distinct]
+    seeds: Annotated[Sequence[Seed], NotEmpty, Distinct] = (0,)
     language_models: Sequence[LanguageModelSpec] = ()
-    comparisons: Sequence[tuple[str, str]] = ()
-    records_per_shard: int = 256
+    comparisons: Sequence[Annotated[tuple[Text, Text], Distinct]] = ()
+    records_per_shard: Count = 256
+    normaliser: Annotated[str, OneOf(NORMALISERS)] = DEFAULT
 
     def __post_init__(self):
-        _check_unique("corpus", [corpus.name for corpus in self.corpora])
-        rows = [row.name for generation in self.generations for row in generation.rows]
-        _check_unique("generation", rows)
-        labelled = [corpus.name for corpus in self.corpora if corpus.labelled]
-        _check_known("development", [self.development], labelled)
-        _check_known("tests", self.tests, labelled)
-        _check_known("the tokenizer", self.tokenizer.corpora, labelled)
-        for name in (self.development, *self.tests):
-            if self.corpus(name).features:
-                raise UserError(f"corpus {name!r}: an evaluation hears its audio, so leave out its features")
-        _check_unique("language model", [spec.name for spec in self.language_models])
-        for spec in self.language_models:
-            self._check_language_model(spec, labelled)
-        earlier, rows = [], []
-        for generation in self.generations:
-            self._check_generation(generation, labelled, earlier)
-            earlier.append(generation.name)
-            rows += [row.name for row in generation.rows]
-            rows += [generation.system(decoding) for decoding in generation.decodings]
-        _check_unique("row of the report", rows)
-        for pair in self.comparisons:
-            _check_known("comparisons", pair, rows)
+        mistakes = list(self._find_mistakes())
+        if mistakes:
+            raise UserError.of("the plan", mistakes)
 
     def corpus(self, name: str) -> Corpus:
         """The corpus of that name."""
@@ -245,56 +264,102 @@ class Plan:
         """
         fellows = [g for g in self.generations if g.teacher == generation.teacher and g.codec]
         owner = generation if generation.codec or not fellows else fellows[0]
+        dtype = owner.targets_dtype if owner.codec else "float32"
         return [
-            LabelSet(generation.teacher, corpus, owner.codec, owner.targets_dtype, self.corpus(corpus).features)
+            LabelSet(generation.teacher, corpus, owner.codec, dtype, self.corpus(corpus).features)
             for corpus in generation.unlabelled
         ]
 
-    def _check_generation(self, generation, labelled, earlier):
-        where = f"generation {generation.name!r}"
-        _check_known(f"{where}: labelled", generation.labelled, labelled)
-        _check_known(f"{where}: unlabelled", generation.unlabelled, [corpus.name for corpus in self.corpora])
+    def _find_mistakes(self) -> Iterator[str]:
+        yield from _twice("corpus", [corpus.name for corpus in self.corpora])
+        yield from _twice("language model", [spec.name for spec in self.language_models])
+        rows = [row.name for g in self.generations for row in g.rows]
+        yield from _twice("generation", rows)
+        decoded = [g.system(decoding) for g in self.generations for decoding in g.decodings]
+        yield from _twice("row of the report", decoded if set(rows).isdisjoint(decoded) else [*set(rows), *decoded])
+        labelled = [corpus.name for corpus in self.corpora if corpus.labelled]
+        yield from _unknown("development", [self.development], labelled)
+        yield from _unknown("tests", self.tests, labelled)
+        yield from _unknown("the tokenizer", self.tokenizer.corpora, labelled)
+        if self.development in self.tests:
+            yield f"tests names {self.development!r}, by which models are chosen: leave it out, or develop on another"
+        for corpus in self.corpora:
+            if corpus.features and corpus.name in (self.development, *self.tests):
+                yield f"corpus {corpus.name!r}: an evaluation hears its audio, so leave out its features"
+        for spec in self.language_models:
+            yield from self._mistakes_of_language_model(f"language model {spec.name!r}", spec, labelled)
+        for number, generation in enumerate(self.generations):
+            earlier = [g.name for g in self.generations[:number]]
+            yield from self._mistakes_of_generation(f"generation {generation.name!r}", generation, labelled, earlier)
+        for pair in self.comparisons:
+            yield from _unknown("comparisons", pair, [*rows, *decoded])
+
+    def _mistakes_of_generation(self, where, generation, labelled, earlier) -> Iterator[str]:
+        yield from _unknown(f"{where}: labelled", generation.labelled, labelled)
+        yield from _unknown(f"{where}: unlabelled", generation.unlabelled, [corpus.name for corpus in self.corpora])
         if generation.teacher is not None:
-            _check_known(f"{where}: teacher", [generation.teacher], earlier)
+            yield from _unknown(f"{where}: teacher", [generation.teacher], earlier)
         if bool(generation.teacher) != bool(generation.unlabelled):
-            raise UserError(f"{where} needs both a teacher and unlabelled corpora, or neither")
-        if generation.objective.needs_teacher != bool(generation.codec):
-            raise UserError(f"{where}: a codec goes with kl_weight > 0, and kl_weight > 0 with a codec")
-        if generation.teacher and not 0.0 <= generation.training.labelled_fraction < 1.0:
-            fraction = generation.training.labelled_fraction
-            raise UserError(f"{where}: labelled_fraction is {fraction:g}; with pseudo-labelled speech it is below 1")
+            yield f"{where} needs both a teacher and unlabelled corpora, or neither"
+        yield from _mistakes_of_targets(where, generation)
         for decoding in generation.decodings:
-            self._check_decoding(f"{where}: decoding {decoding.name!r}", decoding)
-        held_out = {self.development, *self.tests} & {*generation.labelled, *generation.unlabelled}
-        if held_out:
-            raise UserError(f"{where} trains on {sorted(held_out)[0]!r}, which is held out for development or test")
+            yield from self._mistakes_of_decoding(f"{where}: decoding {decoding.name!r}", decoding)
+        yield from _other_steps(where, generation.training)
+        yield from self._held_out(f"{where} trains on", [*generation.labelled, *generation.unlabelled])
 
-    def _check_language_model(self, spec, labelled):
-        where = f"language model {spec.name!r}"
-        _check_known(f"{where}: corpora", spec.corpora, labelled)
+    def _mistakes_of_language_model(self, where, spec, labelled) -> Iterator[str]:
+        yield from _unknown(f"{where}: corpora", spec.corpora, labelled)
         if not spec.corpora and spec.sentences is None:
-            raise UserError(f"{where} has no text: give it corpora or sentences")
+            yield f"{where} has no text: give it corpora or sentences"
         if (spec.model is None) != (spec.training is None) or (spec.model is None) == (spec.order is None):
-            raise UserError(f"{where} needs a model and its training, or the order of n-grams, and not both")
-        held_out = {self.development, *self.tests} & {*spec.corpora}
-        if held_out:
-            raise UserError(f"{where} reads {sorted(held_out)[0]!r}, which is held out for development or test")
+            yield f"{where} needs a model and its training, or the order of n-grams, and not both"
+        if spec.training:
+            yield from _other_steps(where, spec.training)
+        yield from self._held_out(f"{where} reads", spec.corpora)
 
-    def _check_decoding(self, where, decoding):
-        if decoding.beam < 1 or not all(decoding.candidates):
-            raise UserError(f"{where} needs a beam of 1 or more, and a value for each weight")
+    def _mistakes_of_decoding(self, where, decoding) -> Iterator[str]:
         name = decoding.language_model
         if name is not None and "/" not in name and not name.endswith(".arpa"):  # not a path
-            _check_known(f"{where}: language_model", [name], [spec.name for spec in self.language_models])
+            yield from _unknown(f"{where}: language_model", [name], [spec.name for spec in self.language_models])
+
+    def _held_out(self, reader, names) -> Iterator[str]:
+        for name in sorted({self.development, *self.tests} & {*names}):
+            yield f"{reader} {name!r}, which is held out for development or test"
 
 
-def _check_unique(what, names):
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"two entries of the plan are named {what} {twice[0]!r}: rename one")
+def _mistakes_of_targets(where: str, generation: Generation) -> Iterator[str]:
+    """What of codec, objective and shares does not go together."""
+    fraction = generation.training.labelled_fraction
+    if generation.objective.needs_teacher != bool(generation.codec):
+        yield f"{where}: a codec goes with kl_weight > 0, and kl_weight > 0 with a codec"
+    try:
+        check_undivided(where, generation.objective, generation.training.accumulation, jit_compile=False)
+    except UserError as error:
+        yield error.message
+    if generation.codec == "lattice" and any(each.band for each in generation.objective.passes):
+        yield f"{where}: a band needs the joint network of the teacher: set codec = 'factored'"
+    if generation.teacher and fraction >= 1.0:
+        yield f"{where}: labelled_fraction is {fraction:g}; with pseudo-labelled speech it is below 1"
+    if not generation.labelled and (fraction > 0.0 or not generation.teacher):
+        yield f"{where} has no labelled corpora: name some, or give it a teacher and labelled_fraction = 0"
 
 
-def _check_known(where, names, known):
+def _other_steps(where: str, training: Training | LanguageTraining) -> Iterator[str]:
+    """A learning rate that ends at another step than the training."""
+    steps = getattr(training.learning_rate, "steps", training.steps)
+    if steps != training.steps:
+        rate = type(training.learning_rate).__name__
+        yield f"{where}: steps of {rate} is {steps}, that of its training {training.steps}: they must be equal"
+
+
+def _twice(what: str, names: Sequence[str]) -> Iterator[str]:
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            yield f"two entries of the plan are named {what} {name!r}: rename one"
+
+
+def _unknown(where: str, names: Sequence[str], known: Sequence[str]) -> Iterator[str]:
     for name in names:
         if name not in known:
-            raise UserError(f"{where} names {name!r}, which is none of: {', '.join(known) or '(nothing before it)'}")
+            there = ", ".join(known) or "(nothing before it)"
+            yield f"{where} names {name!r}, which is none of: {there}{nearest(name, known)}"

@@ -14,7 +14,8 @@ from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE
 from tf_rnnt_kd.files import Count, Name, Positive, Sha256
-from tf_rnnt_kd.models.saving import read_description
+from tf_rnnt_kd.lineage import begin, finish
+from tf_rnnt_kd.models.saving import find_hash, read_description
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.serving.memory_needs import bytes_per_square_frame
@@ -34,7 +35,7 @@ class _About(TypedDict):
       files: the sha256 of every other file, by its path in the folder.
       format: of the folder.
       frame_ms: milliseconds of an encoder frame.
-      model_hash: of the weights.
+      model_hash: see `models.saving.find_hash`.
       pieces: text of each label.
       sample_rate: of the audio, in Hz.
       second_pass: whether it is the second pass of a cascade.
@@ -99,7 +100,7 @@ def is_exported(checkpoint: str, folder: str, *, chunk: int | None, **kind: Any)
     if not os.path.lexists(folder):
         return False
     chunk = chunk or description["architecture"]["encoder"].get("chunk", 1)
-    wanted = {"model_hash": description["weights_hash"], "chunk": chunk, **kind}
+    wanted = {"model_hash": find_hash(checkpoint), "chunk": chunk, **kind}
     try:
         found = read_metadata(folder)
     except files.Missing:
@@ -121,6 +122,7 @@ def write_export(
     tokenizer: Tokenizer,
     *,
     model_hash: str,
+    checkpoint: str | None = None,
     **kind: Any,
 ) -> None:
     """Makes the folder when all of it is written, never before.
@@ -130,7 +132,8 @@ def write_export(
       write: called with a temporary folder, which may not exist yet, to put the model there.
       model: what is exported.
       tokenizer: its tokenizer.
-      model_hash: of the weights.
+      model_hash: see `models.saving.find_hash`.
+      checkpoint: folder that the model came from, if any.
       **kind: what else the metadata shall say.
     """
     folder = os.path.abspath(folder)
@@ -153,6 +156,9 @@ def write_export(
         metadata["files"] = {name: _hash(path) for name, path in _list(temporary).items()}
         os.makedirs(os.path.dirname(os.path.join(temporary, METADATA)), exist_ok=True)
         files.write_atomically(os.path.join(temporary, METADATA), files.dump_signed(metadata))
+        settings = {"chunk": model.encoder.chunk, "second_pass": model.uses_second_pass, **kind}
+        begin(temporary, "export", {"model": model_hash, **settings}, {"model": checkpoint} if checkpoint else {})
+        finish(temporary, files.sha256_of_file(os.path.join(temporary, METADATA)))
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import log_mel, mel_matrix
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.serving.export_folder import is_exported, write_export
 from tf_rnnt_kd.serving.rows import are_finite
@@ -39,13 +39,21 @@ def export_lite_checkpoint(
     if is_exported(checkpoint, folder, chunk=chunk, **kind):
         return False
     model, tokenizer = load_model(checkpoint, chunk=chunk)
-    model_hash = read_description(checkpoint)["weights_hash"]
-    export_lite_model(model, tokenizer, folder, model_hash=model_hash, weights=weights, step_frames=step_frames)
+    model_hash = find_hash(checkpoint)
+    kind = {"weights": weights, "step_frames": step_frames}
+    export_lite_model(model, tokenizer, folder, model_hash=model_hash, checkpoint=checkpoint, **kind)
     return True
 
 
 def export_lite_model(
-    model: Transducer, tokenizer: Tokenizer, folder: str, *, model_hash: str, weights: str, step_frames: int
+    model: Transducer,
+    tokenizer: Tokenizer,
+    folder: str,
+    *,
+    model_hash: str,
+    weights: str,
+    step_frames: int,
+    checkpoint: str | None = None,
 ) -> None:
     """Writes the TFLite file; arguments as for `export_lite_checkpoint`."""
     if not model.causal:
@@ -63,7 +71,7 @@ def export_lite_model(
             file.write(convert(model, weights=weights, step_frames=step_frames))
 
     kind = {"kind": "tflite", "step_frames": step_frames, "weights": weights}
-    write_export(folder, write, model, tokenizer, model_hash=model_hash, **kind)
+    write_export(folder, write, model, tokenizer, model_hash=model_hash, checkpoint=checkpoint, **kind)
 
 
 def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:

@@ -8,9 +8,11 @@ from tf_rnnt_kd.batch import Batch
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses import JointInputs
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.options import NotNegative, checked
 from tf_rnnt_kd.training.objective import Lattice, Lesson, Objective, TeacherJoint
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class CascadedObjective:
     """`L(first pass) + w L(second pass)`, over one encoder, one prediction network and one joint network.
@@ -28,13 +30,18 @@ class CascadedObjective:
 
     first_pass: Objective = Objective()
     second_pass: Objective = Objective()
-    second_pass_weight: float = 1.0
+    second_pass_weight: NotNegative = 1.0
     in_place: bool = True
 
     @property
     def needs_teacher(self) -> bool:
         """Whether batches must carry teacher targets."""
         return self.second_pass.needs_teacher or (self.first_pass.needs_teacher and not self.in_place)
+
+    @property
+    def whole_batch(self) -> tuple[str, ...]:
+        """Settings of either pass that are decided over all rows of a batch, see `Objective.whole_batch`."""
+        return self.first_pass.whole_batch + self.second_pass.whole_batch
 
     @property
     def summary(self) -> str:

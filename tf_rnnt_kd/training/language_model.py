@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_rnnt_kd.data.sentences import batch_sentences
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.language_model import LanguageModel
+from tf_rnnt_kd.options import Count, Fraction, FractionInside, Positive, checked
 from tf_rnnt_kd.preemption import deferred
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
@@ -25,6 +26,7 @@ _SIGNATURE = [
 ]
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class LanguageTraining:
     """How to train a language model.
@@ -42,16 +44,16 @@ class LanguageTraining:
       checkpoint_every: steps between checkpoints.
     """
 
-    steps: int
+    steps: Count
     learning_rate: keras.optimizers.schedules.LearningRateSchedule
-    batch_labels: int = 4096
-    max_labels: int = 256
-    weight_decay: float = 1e-2
-    beta_2: float = 0.98
-    clip_norm: float = 1.0
-    report_every: int = 50
-    evaluate_every: int = 500
-    checkpoint_every: int = 200
+    batch_labels: Count = 4096
+    max_labels: Count = 256
+    weight_decay: Fraction = 1e-2
+    beta_2: FractionInside = 0.98
+    clip_norm: Positive = 1.0
+    report_every: Count = 50
+    evaluate_every: Count = 500
+    checkpoint_every: Count = 200
 
 
 def train_language_model(
@@ -152,8 +154,7 @@ def _make_step(model: LanguageModel, optimizer: ReducedAdamW, clip_norm: float):
             total = tf.reduce_sum(model.negative_log_likelihood(labels, num_labels, ends, training=True))
             loss = total / tf.cast(tf.maximum(count, 1), tf.float32)
         clipped, norm = tf.clip_by_global_norm(tape.gradient(loss, variables), clip_norm)
-        clipped = [tf.where(tf.math.is_finite(norm), g, tf.zeros_like(g)) for g in clipped]
-        optimizer.apply(clipped, model.trainable_variables)
+        optimizer.apply(clipped, model.trainable_variables, tf.math.is_finite(norm))
         return loss
 
     return tf.function(step, input_signature=_SIGNATURE, autograph=False)

@@ -1,22 +1,33 @@
 """The training loop: from a factory for a model to a trained model, through any number of restarts."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.data.batching import Buckets, check_divisible, make_schedule, utterance_ids
-from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, read_batches
+from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, named_shards, read_batches
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.options import (
+    Address,
+    Count,
+    CountOrZero,
+    Fraction,
+    FractionBelowOne,
+    FractionInside,
+    NotNegative,
+    OneOf,
+    Positive,
+    checked,
+)
 from tf_rnnt_kd.preemption import Preempted, deferred
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.training.averages import averaged, take_averages
@@ -24,17 +35,28 @@ from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint, find_teacher_joint
 from tf_rnnt_kd.training.profiling import Profiler, Steps
-from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
+from tf_rnnt_kd.training.step import (
+    ReducedAdamW,
+    check_undivided,
+    decoder_rates,
+    make_call,
+    make_train_step,
+    weight_noise,
+)
 from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief, total_of_workers
 from tf_rnnt_kd.training.watching import BEST_BY, NOTHING, Evaluation, Shown, Watch, flatten_settings, make_pictures
 
+# Others train without a word and learn nothing: float16 needs its loss scaled.
+PRECISIONS = ("float32", "mixed_bfloat16")
 
+
+@checked
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How to train.
 
     Attributes:
-      steps: updates.
+      steps: batches; one whose update is skipped counts, though nothing moves, the learning rate's schedule neither.
       buckets: shapes and sizes of batches.
       learning_rate: a Keras learning-rate schedule.
       augmentation: SpecAugment of the student's input.
@@ -47,9 +69,9 @@ class Training:
       accumulation: micro-batches that a replica makes of its part of a batch, to save memory.
       ema_decay: of averages of the weights, which are evaluated and exported in their place; 0 for none.
       variational_noise: deviation of the noise on weights while gradients are computed (Graves 2011); 0 for none.
-      first_noisy_step: there is no such noise before.
+      first_noisy_step: there is no such noise before; in updates made.
       max_skipped: updates without finite gradient, one after the other, that end the run.
-      precision: Keras dtype policy: "float32" or "mixed_bfloat16".
+      precision: Keras dtype policy: "float32" or "mixed_bfloat16". No other: float16 would need its loss scaled.
       jit_compile: compile forward and backward with XLA.
       steps_per_call: most steps in one call of the graph, which spares the host of an accelerator; a call ends where
         something is to be reported, evaluated or saved.
@@ -61,36 +83,30 @@ class Training:
       handed_on: which weights a finished training has: of the "last" step, or the "best" on the development set.
     """
 
-    steps: int
+    steps: Count
     buckets: Buckets
     learning_rate: keras.optimizers.schedules.LearningRateSchedule
     augmentation: Augmentation = Augmentation()
-    labelled_fraction: float = 1.0
-    weight_decay: float = 1e-2
-    beta_2: float = 0.98
-    clip_norm: float = 1.0
-    l2: float = 0.0
-    decoder_rate: float = 1.0
-    accumulation: int = 1
-    ema_decay: float = 0.0
-    variational_noise: float = 0.0
-    first_noisy_step: int = 0
-    max_skipped: int = 50
-    precision: str = "float32"
+    labelled_fraction: Fraction = 1.0
+    weight_decay: Fraction = 1e-2
+    beta_2: FractionInside = 0.98
+    clip_norm: Positive = 1.0
+    l2: NotNegative = 0.0
+    decoder_rate: NotNegative = 1.0
+    accumulation: Count = 1
+    ema_decay: FractionBelowOne = 0.0
+    variational_noise: NotNegative = 0.0
+    first_noisy_step: CountOrZero = 0
+    max_skipped: Count = 50
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
     jit_compile: bool = False
-    steps_per_call: int = 1
-    input_servers: tuple[str, ...] = ()
-    report_every: int = 50
-    evaluate_every: int = 500
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    handed_on: str = "last"
-
-    def __post_init__(self):
-        if self.handed_on not in ("last", "best"):
-            raise UserError(f'handed_on is {self.handed_on!r}: it is "last" or "best"')
-        if self.keep_checkpoints < 1:
-            raise UserError(f"keep_checkpoints is {self.keep_checkpoints}: a run needs one to go on from")
+    steps_per_call: Count = 1
+    input_servers: tuple[Address, ...] = ()
+    report_every: Count = 50
+    evaluate_every: Count = 500
+    checkpoint_every: Count = 200
+    keep_checkpoints: Count = 2
+    handed_on: Annotated[str, OneOf(("last", "best"))] = "last"
 
     def next_stop(self, step: int) -> int:
         """The next step after `step` at which the graph is left."""
@@ -142,7 +158,8 @@ def train(
     """
     run = _Run(name, model_factory, objective, training, labelled, pseudo_labelled, folder, seed, strategy)
     run.evaluators, run.shown, run.profile = evaluators, shown, profile
-    run.fit()
+    with named_shards(run.sets):
+        run.fit()
     return Trained(run.model, training.steps, run.seconds)
 
 
@@ -153,7 +170,9 @@ class _Run:
         self.name, self.training, self.strategy, self.seed = name, training, strategy, seed
         self.sets = [*labelled, *pseudo_labelled]
         self.chief, self.skipped = is_chief(strategy), 0
-        check_divisible(training.buckets, strategy.num_replicas_in_sync, training.accumulation)
+        num_replicas = strategy.num_replicas_in_sync
+        check_divisible(training.buckets, num_replicas, training.accumulation)
+        check_undivided(f"training {name}", objective, training.accumulation, training.jit_compile, num_replicas)
         keras.utils.set_random_seed(seed)
         keras.config.set_dtype_policy(training.precision)
         with strategy.scope():
@@ -211,7 +230,7 @@ class _Run:
         iterator, recent = iter(distribute_batches(self.strategy, read)), []
         progress = Progress(f"train {self.name}", self.training.steps, "steps", step, interval=0.0)
         profiler = Profiler(self.tensorboard, self.profile)
-        with progress, profiler, _named_shards(self.sets):
+        with progress, profiler:
             while step < self.training.steps:
                 stop = self.training.next_stop(step)
                 profiler.before(step, stop)
@@ -353,14 +372,3 @@ def _check_agreement(strategy: tf.distribute.Strategy, name: str, first: int) ->
             f"training {name}: this worker found the checkpoint of step {first}, the chief that of step {theirs}: "
             "give all workers the same --work_dir, on storage that they share"
         )
-
-
-@contextlib.contextmanager
-def _named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
-    """TensorFlow says that some record is corrupt, not which file it is in: that is looked up when it happens."""
-    try:
-        yield
-    except (tf.errors.DataLossError, tf.errors.NotFoundError):
-        for records in sets:
-            records.verify()
-        raise

@@ -2,17 +2,30 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import tensorflow as tf
+from annotated_types import Ge
 
 from tf_rnnt_kd.batch import Batch
 from tf_rnnt_kd.data.pipeline import common_targets
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.losses import AdditiveJoint, JointInputs, LossWeights, band_losses, joint_loss_sum
+from tf_rnnt_kd.losses import DISTANCES, AdditiveJoint, JointInputs, LossWeights, band_losses, joint_loss_sum
 from tf_rnnt_kd.losses.ctc import ctc_loss
 from tf_rnnt_kd.models.transducer import Transducer
+from tf_rnnt_kd.options import (
+    Count,
+    CountOrZero,
+    Distinct,
+    Finite,
+    Fraction,
+    NotEmpty,
+    NotNegative,
+    OneOf,
+    Positive,
+    checked,
+)
 
 _OF_ALIGNMENTS = ("sequence", "full_sum")  # distances that no node has a part of
 
@@ -72,6 +85,7 @@ def find_teacher_joint(sets: Sequence[RecordSet], model: Transducer) -> TeacherJ
     return TeacherJoint(tf.constant(owner.kernel), tf.constant(owner.bias))
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Band:
     """The student's joint network sees a few columns a frame; a cheap one, trained beside it, finds them.
@@ -79,16 +93,21 @@ class Band:
     Attributes:
       columns: width of the band.
       linguistic_scale: share of the cheap network's scores from the prediction network alone.
-      acoustic_scale: share from the encoder alone.
+      acoustic_scale: share from the encoder alone, and the mean of what the prediction network says in a batch.
       additive_weight: of the cheap network's loss.
     """
 
-    columns: int = 5
-    linguistic_scale: float = 0.25
-    acoustic_scale: float = 0.0
-    additive_weight: float = 0.5
+    columns: Annotated[Count, Ge(2)] = 5
+    linguistic_scale: Fraction = 0.25
+    acoustic_scale: Fraction = 0.0
+    additive_weight: NotNegative = 0.5
+
+    def __post_init__(self):
+        if self.linguistic_scale + self.acoustic_scale > 1.0:
+            raise UserError("Band.linguistic_scale and acoustic_scale are shares: together they are at most 1")
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """`sum_b (w_rnnt L_rnnt + w_ctc L_ctc + w_kl L_kl + ...) / sum_b U_b`, the sums over the global batch.
@@ -106,27 +125,30 @@ class Objective:
       kl_mean: divide the distance by the sum of its nodes' weights.
       temperature: of both distributions in the KL.
       teacher_delay: student node (t + delay, u) learns from teacher node (t, u); in frames of 40 ms. Of several, the
-        one that fits a batch best.
+        one that fits a batch best, in all its rows with a teacher: see `whole_batch`.
       fastemit_lambda: label-arc gradients are multiplied by 1 + lambda.
       entropy_weight: of the student's alignment entropy; positive for sharper alignments.
       band: prune the lattice, None for all of it.
       product_dtype: of the products with the joint network's kernel, see `losses.joint_losses`.
     """
 
-    transducer_weight: float = 1.0
-    ctc_weight: float = 0.3
-    kl_weight: float = 0.0
-    kl: str = "lattice"
+    transducer_weight: NotNegative = 1.0
+    ctc_weight: NotNegative = 0.3
+    kl_weight: NotNegative = 0.0
+    kl: Annotated[str, OneOf(DISTANCES)] = "lattice"
     kl_mean: bool = False
-    temperature: float = 1.0
-    teacher_delay: int | tuple[int, ...] = 0
-    fastemit_lambda: float = 0.0
-    entropy_weight: float = 0.0
+    temperature: Positive = 1.0
+    teacher_delay: CountOrZero | Annotated[tuple[CountOrZero, ...], NotEmpty, Distinct] = 0
+    fastemit_lambda: Annotated[Finite, Ge(-1)] = 0.0
+    entropy_weight: Finite = 0.0
     band: Band | None = None
-    product_dtype: str = "float32"
+    product_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
 
     def __post_init__(self):
         unused = (self.kl, self.kl_mean, self.teacher_delay, self.entropy_weight) != ("lattice", False, 0, 0.0)
+        of_nodes = (self.temperature, self.teacher_delay, self.kl_mean) != (1.0, 0, False)
+        if self.kl in _OF_ALIGNMENTS and of_nodes:
+            raise UserError(f"Objective.kl={self.kl!r} knows no nodes: drop temperature, teacher_delay and kl_mean")
         if self.band and unused:
             raise UserError(
                 "Objective.band goes with kl='lattice' alone: drop kl_mean, teacher_delay and entropy_weight"
@@ -136,6 +158,14 @@ class Objective:
     def needs_teacher(self) -> bool:
         """Whether batches must carry teacher targets."""
         return self.kl_weight > 0.0
+
+    @property
+    def whole_batch(self) -> tuple[str, ...]:
+        """Settings that are decided over all rows of a batch, so that no replica may divide its own any further."""
+        several = self.needs_teacher and not isinstance(self.teacher_delay, int) and len(self.teacher_delay) > 1
+        scaled = self.band is not None and self.band.acoustic_scale != 0.0
+        names = {"Objective.teacher_delay of several values": several, "Band.acoustic_scale": scaled}
+        return tuple(name for name, asked in names.items() if asked)
 
     @property
     def summary(self) -> str:
@@ -160,7 +190,8 @@ class Objective:
 
         Returns:
           Scalars float32: `total` (weighted), each term (`transducer`, `ctc`, `kl`, and `entropy` or `additive` where
-          they are asked for), and the divisors: `labels`, `kl_labels`, and `kl_nodes` where nodes are compared.
+          they are asked for), and the divisors: `labels`, `kl_labels`, and, where nodes are compared, `kl_nodes`, the
+          sum of the weights that they have in the distance: of nodes that count or not, how many count.
         """
         ((lattice, lesson),) = self.read_lattices(model, batch, teacher_joint, training=True)
         return self.of_lattice(model, batch, lattice, lesson, compiled=compiled)
@@ -188,19 +219,18 @@ class Objective:
             entropy=tf.fill(tf.shape(num_labels), self.entropy_weight) if self.entropy_weight else None,
         )
         if self.band is None:
-            total, terms = self._whole_lattice(student, teacher, utterances, weights, model.blank_id)
+            total, terms, nodes = self._whole_lattice(student, teacher, utterances, weights, model.blank_id)
         else:
             if not model.has_additive_joint:
                 raise UserError("Objective.band needs a second joint network: set Transducer.has_additive_joint = True")
             additive = AdditiveJoint(*model.additive_joint(lattice.encoded, lattice.predicted))
-            total, terms = self._in_band(student, teacher, additive, utterances, weights, model.blank_id)
+            total, terms, nodes = self._in_band(student, teacher, additive, utterances, weights, model.blank_id)
         terms["ctc"] = self._ctc(model, lattice, batch, compiled)
         sums = {name: tf.reduce_sum(values) for name, values in terms.items()}
         total += self.ctc_weight * sums["ctc"]
         labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * taught)}
         if self.needs_teacher and self.kl not in _OF_ALIGNMENTS:
-            nodes = tf.cast(lattice.num_frames, tf.float32) * (num_labels + 1.0)
-            labels["kl_nodes"] = tf.reduce_sum(taught if self.kl_mean else nodes * taught)
+            labels["kl_nodes"] = tf.reduce_sum(nodes * taught)
         return {"total": total, **sums, **labels}
 
     def _whole_lattice(self, student, teacher, utterances, weights, blank_id):
@@ -220,7 +250,7 @@ class Objective:
         terms = {"transducer": losses.transducer, "kl": losses.kl}
         if self.entropy_weight:
             terms["entropy"] = losses.entropy
-        return losses.total, terms
+        return losses.total, terms, losses.nodes
 
     def _in_band(self, student, teacher, additive, utterances, weights, blank_id):
         if teacher is not None and not isinstance(teacher, JointInputs):
@@ -240,7 +270,7 @@ class Objective:
         kl = tf.where(weights.kl > 0.0, losses.kl, 0.0)
         total = tf.reduce_sum(weights.transducer * losses.transducer + weights.kl * kl)
         total += self.band.additive_weight * tf.reduce_sum(losses.additive)
-        return total, {"transducer": losses.transducer, "kl": kl, "additive": losses.additive}
+        return total, {"transducer": losses.transducer, "kl": kl, "additive": losses.additive}, losses.nodes
 
     def read_lesson(self, batch: Batch, joint: TeacherJoint | None) -> Lesson:
         """The teacher in the records of a batch, if this objective asks for one."""

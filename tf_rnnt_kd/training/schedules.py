@@ -3,7 +3,10 @@
 import keras
 import tensorflow as tf
 
+from tf_rnnt_kd.options import Count, CountOrZero, Fraction, Positive, checked
 
+
+@checked
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear rise, flat top, cosine fall.
 
@@ -19,7 +22,14 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
       final_fraction: f.
     """
 
-    def __init__(self, peak: float, steps: int, warmup: int, hold_fraction: float = 0.3, final_fraction: float = 0.02):
+    def __init__(
+        self,
+        peak: Positive,
+        steps: Count,
+        warmup: CountOrZero,
+        hold_fraction: Fraction = 0.3,
+        final_fraction: Fraction = 0.02,
+    ):
         self.peak, self.steps, self.warmup = peak, steps, warmup
         self.hold_fraction, self.final_fraction = hold_fraction, final_fraction
 
@@ -41,6 +51,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@checked
 class TransformerDecay(keras.optimizers.schedules.LearningRateSchedule):
     """`lr(n) = peak · min(n / warmup, sqrt(warmup / n))`, Vaswani et al. 2017; what the large configs use.
 
@@ -49,7 +60,7 @@ class TransformerDecay(keras.optimizers.schedules.LearningRateSchedule):
       warmup: steps of the linear rise.
     """
 
-    def __init__(self, peak: float, warmup: int):
+    def __init__(self, peak: Positive, warmup: Count):
         self.peak, self.warmup = peak, warmup
 
     def __call__(self, step):

@@ -41,6 +41,14 @@ def make_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.S
     return _BUILDERS[name](tpu)
 
 
+def count_replicas(name: str, tpu: str | None = None) -> int:
+    """Among how many replicas `make_strategy` divides a batch; 1 where only a TPU or the other workers know."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if name == "mirrored":
+        return len(_logical_devices())
+    return gpus if name == "auto" and not tpu and gpus > 1 else 1
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes what is written once: the first of several workers, or the only one."""
     return _rank(strategy)[0] == 0
