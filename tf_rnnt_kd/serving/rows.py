@@ -18,6 +18,7 @@ TOO_LOUD = f"samples reach beyond {LOUDEST:.0f}, where 1 is full scale"
 NOT_WITHIN = "num_samples is not within samples"
 FOREIGN = "the state is none of this model's"
 LOST = "features, scores or state are not finite"
+_HUGE = 1e37  # sums beyond are as good as infinite; of the largest float32 itself a converter makes infinity
 _ANY = -1  # in the place of a size
 
 Found = TypeVar("Found", Hypotheses, NBest)
@@ -87,7 +88,7 @@ def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         if tensor.dtype.is_floating:
             alike.setdefault(tuple(tensor.shape[1:]), []).append(tf.cast(tensor, tf.float32))
     sums = [tf.reduce_sum(tf.add_n(group), axis=list(range(1, group[0].shape.rank))) for group in alike.values()]
-    return tf.abs(tf.add_n(sums)) <= tf.float32.max
+    return tf.abs(tf.add_n(sums)) <= _HUGE
 
 
 def silence(found: Found, rows: tf.Tensor) -> Found:
