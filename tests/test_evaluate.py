@@ -143,7 +143,12 @@ def test_evaluating_twice_gives_equal_bytes(place):
         assert "clean WER %" in finished.stdout and "student" in finished.stdout
         outputs.append({path.name: path.read_bytes() for path in output.parent.iterdir()})
     assert outputs[0] == outputs[1]
-    assert sorted(outputs[0]) == ["hypotheses-clean.tsv", "hypotheses-noisy.tsv", "results.json"]
+    assert sorted(outputs[0]) == [
+        "hypotheses-clean.tsv",
+        "hypotheses-noisy.tsv",
+        "results.json",
+        "results.lineage.json",
+    ]
     assert read_results(str(place / "first" / "results.json"))["clean"].words == 6
     searched = json.loads((place / "first" / "results.json").read_text())["search"]
     wanted = {"beam": 2, "synchrony": "alignments", "blank_penalty": 0.5, "chunk": 1, "second_pass": False}
