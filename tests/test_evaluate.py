@@ -225,7 +225,7 @@ def test_a_folder_and_standard_input_are_transcribed(place, saved):
         str(place / "audio"),
         "-",
     ]
-    finished = subprocess.run(command, input=samples.tobytes() + b"\x01", capture_output=True, check=False)
+    finished = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=False)
     assert finished.returncode == 0, finished.stderr
     file, stdin = finished.stdout.decode().splitlines()
     assert file == f"{folder / 'a.wav'}: {stdin.removeprefix('-: ')}" and len(stdin) > 8
