@@ -10,7 +10,7 @@ from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
 
-# Measured: two float32 copies, and a little more, of what each head of one layer thinks of each pair of frames, in bytes.
+# Measured: in bytes, what each head of one layer has at once of each pair of frames, two float32 and a little more.
 _PER_SCORE = 9
 _PER_SAMPLE = 64  # features, spectra and the activations of a layer
 _UNLIMITED = 1 << 60
