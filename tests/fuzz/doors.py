@@ -1,0 +1,5 @@
+"""All doors, in the order of the table."""
+
+from tests.fuzz.records import Records
+
+DOORS = (Records,)

@@ -1,0 +1,190 @@
+"""Runs cases where a crash or a hang is counted and ends nothing: each door in a process of its own, forked.
+
+The process that forks has imported TensorFlow and never used it, so a child costs milliseconds, and so does another one
+after a crash.
+"""
+
+import collections
+import contextlib
+import faulthandler
+import json
+import os
+import pathlib
+import resource
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from tests.fuzz.core import FAULTS, VERDICTS, Door, judge, make_case, prepare
+
+_CASE_SECONDS = 30.0  # a hang is what takes longer; on a busy machine the slowest case takes three
+_PREPARE_SECONDS = 300.0
+_MORE_MEMORY = 6 << 30  # bytes that a child may ask for: a bomb becomes a MemoryError, not somebody else's problem
+
+
+class Result(NamedTuple):
+    """What came of a case."""
+
+    door: str
+    number: int
+    what: str
+    verdict: str
+    detail: str
+
+
+def run_door(make: Callable[[pathlib.Path], Door], folder: pathlib.Path, *, cases: int, seed: int) -> list[Result]:
+    """Runs the cases of a door; after a crash or a hang the next process goes on behind it.
+
+    Args:
+      make: of the door, from a folder for its files.
+      folder: for this door alone.
+      cases: how many.
+      seed: of all random choices.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    while len(results) < cases:
+        results.extend(_run_in_child(make, folder, range(len(results), cases), seed))
+    return results
+
+
+def _run_in_child(make, folder, numbers: range, seed: int) -> list[Result]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        _be_child(make, folder, numbers, seed, writer)
+    os.close(writer)
+    try:
+        return _listen(reader, child, make(folder).name, folder, numbers.start)
+    finally:
+        os.close(reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _listen(reader: int, child: int, name: str, folder: pathlib.Path, first: int) -> list[Result]:
+    """What a child tells, and how it ended if it did not tell all."""
+    results, begun = [], None
+    seconds = _PREPARE_SECONDS
+    for event in _events(reader, lambda: seconds):
+        if event is None:
+            os.kill(child, signal.SIGABRT)  # its handler writes where it hangs into its log
+            break
+        if event["event"] == "end":
+            return results
+        if event["event"] == "begin":
+            begun, seconds = event, _CASE_SECONDS
+        else:
+            results.append(Result(name, event["number"], event["what"], event["verdict"], event["detail"]))
+    if begun is None or begun["number"] < first + len(results):
+        raise RuntimeError(f"door {name} can't be opened, or its process ended between two cases:\n{_tail(folder)}")
+    verdict = "hang" if event is None else "crash"
+    return [*results, Result(name, begun["number"], begun["what"], verdict, _tail(folder))]
+
+
+def _events(reader: int, limit: Callable[[], float]) -> Iterator[dict | None]:
+    """Lines as they come; None, and nothing more, where none comes within the limit."""
+    rest = b""
+    while True:
+        if not select.select([reader], [], [], limit())[0]:
+            yield None
+            return
+        data = os.read(reader, 1 << 16)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _tail(folder: pathlib.Path) -> str:
+    return (folder / "log").read_text(errors="replace")[-2_000:]
+
+
+def _be_child(make, folder, numbers, seed, writer: int) -> None:
+    """Never returns."""
+    try:
+        _redirect(folder / "log")
+        _limit_memory()
+        faulthandler.enable()
+
+        def tell(event: str, **about) -> None:
+            os.write(writer, (json.dumps({"event": event, **about}) + "\n").encode())
+
+        _run_cases(make(folder), numbers, seed, tell)
+        tell("end")
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _run_cases(door: Door, numbers: range, seed: int, tell: Callable) -> None:
+    reference = prepare(door)
+    for number in numbers:
+        case = make_case(door, seed, number)
+        about = {"number": number, "what": case.what[:300].encode("ascii", "backslashreplace").decode()}
+        tell("begin", **about)
+        found = judge(door, reference, case, on_error=lambda about=about: _log(about))
+        tell("done", **about, verdict=found.verdict, detail=found.detail.encode("ascii", "backslashreplace").decode())
+
+
+def _log(about: dict) -> None:
+    print(about, file=sys.stderr)
+    traceback.print_exc()
+
+
+def _redirect(path: pathlib.Path) -> None:
+    """Whatever the door prints goes into a file."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False, buffering=1)
+
+
+def _limit_memory() -> None:
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    limit = used + _MORE_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+# -- what came out --
+
+
+def count(results: Sequence[Result]) -> dict[str, collections.Counter]:
+    """Verdicts of each door."""
+    table: dict[str, collections.Counter] = {}
+    for result in results:
+        table.setdefault(result.door, collections.Counter())[result.verdict] += 1
+    return table
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """A line for each door, and one for all."""
+    table = count(results)
+    rows = [*table.items(), ("all", sum(table.values(), collections.Counter()))]
+    lines = [f"{'door':<14}{'cases':>7}" + "".join(f"{name:>11}" for name in VERDICTS)]
+    for name, found in rows:
+        lines.append(f"{name:<14}{found.total():>7}" + "".join(f"{found[verdict]:>11}" for verdict in VERDICTS))
+    return "\n".join(lines)
+
+
+def list_faults(results: Sequence[Result], each: int = 3) -> str:
+    """Of every kind of fault the first cases, with what a reproduction needs."""
+    kinds: dict[tuple, list[Result]] = {}
+    for result in results:
+        if result.verdict in FAULTS:
+            place = result.detail.split(":")[:3] if result.verdict == "traceback" else result.what.split()[:2]
+            kinds.setdefault((result.door, result.verdict, " ".join(place)[:60]), []).append(result)
+    lines = []
+    for (door, verdict, _), found in sorted(kinds.items()):
+        lines.append(f"{door}: {len(found)} x {verdict}")
+        lines += [f"  --door {door} --case {r.number}: {r.what[:200]}\n      {r.detail[:400]}" for r in found[:each]]
+    return "\n".join(lines)
