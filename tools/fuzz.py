@@ -51,7 +51,7 @@ def _parse():
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--case", type=int, help="one case of a door, in this process")
     parser.add_argument("--folder", help="for files; a temporary one by default")
-    parser.add_argument("--list", type=int, default=3, help="cases that are listed of each kind of fault")
+    parser.add_argument("--list", type=int, default=1, help="cases that are listed of each kind of fault")
     return parser.parse_args()
 
 

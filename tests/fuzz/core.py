@@ -7,7 +7,7 @@ import resource
 import shutil
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,13 @@ class Case(NamedTuple):
     forged: bool = False
     excused: bool = False
     allowed: tuple = ()
+
+
+class Outcome(NamedTuple):
+    """What a door with several undamaged things makes of one of them, by name."""
+
+    name: str
+    found: Any
 
 
 class Verdict(NamedTuple):
@@ -80,6 +87,10 @@ class Door:
     def enter(self, given: Any) -> Any:
         """What the product makes of an input, as something that `==` compares."""
         raise NotImplementedError
+
+    def fits(self, outcome: Any, reference: Any) -> bool:
+        """Whether an outcome is that of the undamaged input, `reference`."""
+        return outcome == reference
 
     def copied(self, name: str = "") -> pathlib.Path:
         """A fresh copy of the undamaged folder, or of one within, to be damaged."""
@@ -124,7 +135,8 @@ def judge(door: Door, reference: Any, case: Case, *, on_error: Callable[[], None
         on_error()
         verdict = Verdict("traceback", f"{_place(error)} {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     else:
-        verdict = _judge_outcome(outcome, reference, case)
+        right = door.fits(outcome, reference) or outcome in case.allowed
+        verdict = Verdict("correct") if right else _judge_other(outcome, reference, case)
     grown = _peak_memory() - before
     return Verdict("silent", f"took {grown} MiB; {verdict}") if grown > _MOST_MEMORY else verdict
 
@@ -135,9 +147,7 @@ def _judge_message(message: str) -> Verdict:
     return Verdict("clear", " ".join(message.split()))
 
 
-def _judge_outcome(outcome: Any, reference: Any, case: Case) -> Verdict:
-    if outcome == reference or outcome in case.allowed:
-        return Verdict("correct")
+def _judge_other(outcome: Any, reference: Any, case: Case) -> Verdict:
     kind = "accepted" if case.forged else "excused" if case.excused else "silent"
     return Verdict(kind, f"{str(outcome)[:200]} in place of {str(reference)[:200]}")
 
@@ -160,6 +170,11 @@ def remove(path: pathlib.Path) -> None:
         shutil.rmtree(path)
     elif os.path.lexists(path):
         path.unlink()
+
+
+def one_of(rng: np.random.Generator, values: Sequence) -> Any:
+    """A random element, as it is."""
+    return values[int(rng.integers(len(values)))]
 
 
 def digest(*arrays: Any) -> str:

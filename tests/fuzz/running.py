@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import pathlib
+import re
 import resource
 import select
 import signal
@@ -176,15 +177,21 @@ def format_table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def list_faults(results: Sequence[Result], each: int = 3) -> str:
+def list_faults(results: Sequence[Result], each: int = 1) -> str:
     """Of every kind of fault the first cases, with what a reproduction needs."""
     kinds: dict[tuple, list[Result]] = {}
     for result in results:
         if result.verdict in FAULTS:
-            place = result.detail.split(":")[:3] if result.verdict == "traceback" else result.what.split()[:2]
-            kinds.setdefault((result.door, result.verdict, " ".join(place)[:60]), []).append(result)
+            kinds.setdefault((result.door, result.verdict, _kind(result)), []).append(result)
     lines = []
-    for (door, verdict, _), found in sorted(kinds.items()):
-        lines.append(f"{door}: {len(found)} x {verdict}")
-        lines += [f"  --door {door} --case {r.number}: {r.what[:200]}\n      {r.detail[:400]}" for r in found[:each]]
+    for (door, verdict, kind), found in sorted(kinds.items()):
+        lines.append(f"{door}: {len(found)} x {verdict} {kind}")
+        lines += [f"    --case {r.number}: {r.what[:120]} -> {r.detail[:200]}" for r in found[:each]]
     return "\n".join(lines)
+
+
+def _kind(result: Result) -> str:
+    """The place of a traceback; of other faults what was done, without its numbers."""
+    if result.verdict == "traceback":
+        return " ".join(result.detail.split()[:2])
+    return " ".join(word for word in re.split(r"[^a-zA-Z_]+", result.what) if len(word) > 2)[:40]
