@@ -10,11 +10,12 @@ faults: another outcome in silence, a traceback, a crash, a hang. Exit code 1 wh
 """
 
 import argparse
+import json
 import os
 import pathlib
+import resource
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,13 +36,20 @@ def main() -> int:
             return _run_one(chosen[0](folder), options)
         results = []
         for make in chosen:
-            began = time.monotonic()
-            number = round(options.factor * make.cases)
+            number, before = round(options.factor * make.cases), _seconds_of_children()
             results += running.run_door(make, folder / make.name, cases=number, seed=options.seed)
-            print(f"{make.name}: {number} cases in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+            used = _seconds_of_children() - before
+            print(f"{make.name}: {number} cases, {used:.1f} s of CPU", file=sys.stderr, flush=True)
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps([result._asdict() for result in results]))
     print(running.format_table(results))
     print(running.list_faults(results, options.list))
     return int(any(result.verdict in running.FAULTS for result in results))
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _parse():
@@ -51,6 +59,7 @@ def _parse():
     parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--case", type=int, help="one case of a door, in this process")
     parser.add_argument("--folder", help="for files; a temporary one by default")
+    parser.add_argument("--json", help="file for the results")
     parser.add_argument("--list", type=int, default=1, help="cases that are listed of each kind of fault")
     return parser.parse_args()
 

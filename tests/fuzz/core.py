@@ -136,7 +136,7 @@ def judge(door: Door, reference: Any, case: Case, *, on_error: Callable[[], None
         verdict = Verdict("traceback", f"{_place(error)} {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     else:
         right = door.fits(outcome, reference) or outcome in case.allowed
-        verdict = Verdict("correct") if right else _judge_other(outcome, reference, case)
+        verdict = Verdict("correct") if right else _judge_other(outcome, case)
     grown = _peak_memory() - before
     return Verdict("silent", f"took {grown} MiB; {verdict}") if grown > _MOST_MEMORY else verdict
 
@@ -147,9 +147,9 @@ def _judge_message(message: str) -> Verdict:
     return Verdict("clear", " ".join(message.split()))
 
 
-def _judge_other(outcome: Any, reference: Any, case: Case) -> Verdict:
+def _judge_other(outcome: Any, case: Case) -> Verdict:
     kind = "accepted" if case.forged else "excused" if case.excused else "silent"
-    return Verdict(kind, f"{str(outcome)[:200]} in place of {str(reference)[:200]}")
+    return Verdict(kind, str(outcome)[:300])
 
 
 def _place(error: Exception) -> str:

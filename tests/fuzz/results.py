@@ -21,7 +21,9 @@ class Results(Door):
     def build(self):
         for name, heard in _HEARD.items():
             said = [Transcription(f"u{i}", *pair) for i, pair in enumerate(zip(_SAID, heard, strict=True))]
-            write_results(str(self.folder / name / "results.json"), {"clean": said, "noisy": said[1:]}, {"model": "a" * 64})
+            write_results(
+                str(self.folder / name / "results.json"), {"clean": said, "noisy": said[1:]}, {"model": "a" * 64}
+            )
 
     def case(self, rng, number):
         folder = self.copied()

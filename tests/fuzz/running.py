@@ -16,12 +16,11 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tests.fuzz.core import FAULTS, VERDICTS, Door, judge, make_case, prepare
 
-_CASE_SECONDS = 30.0  # a hang is what takes longer; on a busy machine the slowest case takes three
 _PREPARE_SECONDS = 300.0
 _MORE_MEMORY = 6 << 30  # bytes that a child may ask for: a bomb becomes a MemoryError, not somebody else's problem
 
@@ -36,7 +35,9 @@ class Result(NamedTuple):
     detail: str
 
 
-def run_door(make: Callable[[pathlib.Path], Door], folder: pathlib.Path, *, cases: int, seed: int) -> list[Result]:
+def run_door(
+    make: Callable[[pathlib.Path], Door], folder: pathlib.Path, *, cases: int, seed: int, limit: float = 30.0
+) -> list[Result]:
     """Runs the cases of a door; after a crash or a hang the next process goes on behind it.
 
     Args:
@@ -44,15 +45,16 @@ def run_door(make: Callable[[pathlib.Path], Door], folder: pathlib.Path, *, case
       folder: for this door alone.
       cases: how many.
       seed: of all random choices.
+      limit: seconds after which a case counts as a hang; on a busy machine the slowest takes three.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     while len(results) < cases:
-        results.extend(_run_in_child(make, folder, range(len(results), cases), seed))
+        results.extend(_run_in_child(make, folder, range(len(results), cases), seed, limit))
     return results
 
 
-def _run_in_child(make, folder, numbers: range, seed: int) -> list[Result]:
+def _run_in_child(make, folder, numbers: range, seed: int, limit: float) -> list[Result]:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -60,7 +62,7 @@ def _run_in_child(make, folder, numbers: range, seed: int) -> list[Result]:
         _be_child(make, folder, numbers, seed, writer)
     os.close(writer)
     try:
-        return _listen(reader, child, make(folder).name, folder, numbers.start)
+        return _listen(reader, child, make(folder).name, folder, numbers.start, limit)
     finally:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
@@ -68,42 +70,49 @@ def _run_in_child(make, folder, numbers: range, seed: int) -> list[Result]:
         os.waitpid(child, 0)
 
 
-def _listen(reader: int, child: int, name: str, folder: pathlib.Path, first: int) -> list[Result]:
+def _listen(reader: int, child: int, name: str, folder: pathlib.Path, first: int, limit: float) -> list[Result]:
     """What a child tells, and how it ended if it did not tell all."""
-    results, begun = [], None
-    seconds = _PREPARE_SECONDS
-    for event in _events(reader, lambda: seconds):
-        if event is None:
-            os.kill(child, signal.SIGABRT)  # its handler writes where it hangs into its log
-            break
+    results, begun, lines = [], None, _Lines(reader)
+    while event := lines.next(limit if begun else _PREPARE_SECONDS):
         if event["event"] == "end":
             return results
         if event["event"] == "begin":
-            begun, seconds = event, _CASE_SECONDS
+            begun = event
         else:
             results.append(Result(name, event["number"], event["what"], event["verdict"], event["detail"]))
     if begun is None or begun["number"] < first + len(results):
         raise RuntimeError(f"door {name} can't be opened, or its process ended between two cases:\n{_tail(folder)}")
-    verdict = "hang" if event is None else "crash"
+    verdict = "crash" if lines.closed else "hang"
+    if verdict == "hang":
+        os.kill(child, signal.SIGABRT)  # its handler writes where it hangs into its log
+        lines.next(limit)
     return [*results, Result(name, begun["number"], begun["what"], verdict, _tail(folder))]
 
 
-def _events(reader: int, limit: Callable[[], float]) -> Iterator[dict | None]:
-    """Lines as they come; None, and nothing more, where none comes within the limit."""
-    rest = b""
-    while True:
-        if not select.select([reader], [], [], limit())[0]:
-            yield None
-            return
-        data = os.read(reader, 1 << 16)
-        if not data:
-            return
-        *lines, rest = (rest + data).split(b"\n")
-        yield from map(json.loads, lines)
+class _Lines:
+    """JSON, a line at a time, from a pipe."""
+
+    def __init__(self, reader: int):
+        self._reader, self._read, self.closed = reader, b"", False
+
+    def next(self, seconds: float) -> dict | None:
+        """The next line; None where none comes within so many seconds, or ever."""
+        while b"\n" not in self._read:
+            if not select.select([self._reader], [], [], seconds)[0]:
+                return None
+            data = os.read(self._reader, 1 << 16)
+            if not data:
+                self.closed = True
+                return None
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return json.loads(line)
 
 
 def _tail(folder: pathlib.Path) -> str:
-    return (folder / "log").read_text(errors="replace")[-2_000:]
+    """The last of what a child printed; of a crash from where Python says so."""
+    text = (folder / "log").read_text(errors="replace")
+    return text[max(text.rfind("Fatal Python error"), len(text) - 8_000, 0) :][:2_000]
 
 
 def _be_child(make, folder, numbers, seed, writer: int) -> None:

@@ -213,7 +213,8 @@ def _promised(rng: Rng, arrays: dict, name: str) -> tuple[str, bytes]:
 def _garbled_header(rng: Rng, arrays: dict, name: str) -> tuple[str, bytes]:
     headers = (
         "", "{}", "{'descr': 'O', 'fortran_order': False, 'shape': (3,), }", "[" * 5000, "(" * 100,
-        "{'descr': '<f4', 'fortran_order': False, 'shape': 3, }", "{'descr': '<f4,<i4', 'fortran_order': 0, 'shape': ()}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 3, }",
+        "{'descr': '<f4,<i4', 'fortran_order': 0, 'shape': ()}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'more': __import__('os').getpid()}",
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,), }", "\x00" * 40, "{'descr': '|V0', "
         "'fortran_order': False, 'shape': (1000000000000,), }",
