@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests import tiny
 from tests.fuzz.core import Case, Door, Inconsistent, digest, one_of
 from tests.fuzz.damage import damage_file, files_in, misplace
-from tests.fuzz.structures import damage_json, damage_json_text, damage_npz
+from tests.fuzz.structures import damage_json, damage_json_text, damage_npz, sign
 from tf_rnnt_kd.models import saving
 
 
@@ -72,8 +72,3 @@ class Models(Door):
             fitting = hashlib.sha256().hexdigest()
         path.write_bytes(sign({**json.loads(path.read_bytes()), "weights_hash": fitting}))
         return f"signed again: {what}", True
-
-
-def sign(content) -> bytes:
-    """`model.json` as `save_model` writes it."""
-    return json.dumps(content, indent=1, sort_keys=True).encode()

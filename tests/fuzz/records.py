@@ -1,6 +1,5 @@
 """Record sets: opened, read, and made batches of."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,8 +10,11 @@ import tensorflow as tf
 from tests.data import batches
 from tests.fuzz.core import Case, Door, Inconsistent, Outcome, digest, one_of
 from tests.fuzz.damage import damage_bytes, damage_file, files_in, misplace
-from tests.fuzz.structures import damage_json, damage_json_text, damage_npz
+from tests.fuzz.structures import damage_json, damage_json_text, damage_npz, sign
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data import shards
+from tf_rnnt_kd.data.manifest import MANIFEST
+from tf_rnnt_kd.data.pipeline import named_shards
 from tf_rnnt_kd.data.records import open_records
 
 _CODECS = (None, "factored", "lattice")
@@ -65,11 +67,11 @@ class Records(Door):
         return misplace(rng, path, alike if rng.integers(2) else files), Given(folder), False
 
     def _manifest(self, rng, folder):
-        path = folder / shards.MANIFEST
+        path = folder / MANIFEST
         if not rng.integers(8):
             what, data = damage_json_text(rng, path.read_bytes())
         else:
-            what, data = damage_json(rng, _unsigned(path), shards.dump_signed)
+            what, data = damage_json(rng, json.loads(path.read_bytes()), sign)
         path.write_bytes(data)
         return f"manifest signed again: {what}", Given(folder), True
 
@@ -78,13 +80,13 @@ class Records(Door):
         path = one_of(rng, [path for path in files_in(folder) if path.suffix == ".npz"])
         what, data = damage_npz(rng, path.read_bytes())
         path.write_bytes(data)
-        manifest = _unsigned(folder / shards.MANIFEST)
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         if path.name == "joint.npz":
-            manifest["joint_sha256"] = shards.sha256_of(data)
+            manifest["joint_sha256"] = files.sha256_of(data)
         for entry in manifest["shards"]:
             if shards.index_path(str(folder / entry["name"])) == str(path):
-                entry["index_sha256"] = shards.sha256_of(data)
-        (folder / shards.MANIFEST).write_bytes(shards.dump_signed(manifest))
+                entry["index_sha256"] = files.sha256_of(data)
+        (folder / MANIFEST).write_bytes(sign(manifest))
         return f"{path.name} signed again: {what}", Given(folder, batches=not rng.integers(6)), True
 
     def _later(self, rng, folder):
@@ -107,7 +109,7 @@ class Records(Door):
 
 def _read_batches(records):
     schedule = batches.plan([records], num_steps=2, fraction=1.0, buckets=batches.SMALL)
-    with _as_training_does(records):
+    with named_shards([records]):
         read = batches.read([records], schedule, with_teacher=records.targets is not None)
     if len(read) != len(schedule.rows):
         raise Inconsistent(f"{len(read)} batches of {len(schedule.rows)}")
@@ -117,20 +119,6 @@ def _read_batches(records):
     return digest(*tf.nest.flatten(read))
 
 
-@contextlib.contextmanager
-def _as_training_does(records):
-    from tf_rnnt_kd.training import loop
-
-    with loop._named_shards([records]):
-        yield
-
-
 def _digest(record):
     fields = [value for value in dataclasses.asdict(record).values() if value is not None]
     return digest(*fields)
-
-
-def _unsigned(path):
-    manifest = json.loads(path.read_bytes())
-    del manifest["sha256"]
-    return manifest

@@ -4,10 +4,11 @@ import json
 
 from tests.fuzz.core import Case, Door, one_of
 from tests.fuzz.damage import damage_file, files_in, misplace
-from tests.fuzz.structures import damage_json, damage_json_text, plain_json
+from tests.fuzz.structures import damage_json, damage_json_text, plain_json, sign
 from tests.fuzz.texts import damage_text
-from tf_rnnt_kd.evaluation.report import common_sets, compare, read_systems
+from tf_rnnt_kd.evaluation.report import format_differences, format_table
 from tf_rnnt_kd.evaluation.results import Transcription, write_results
+from tf_rnnt_kd.evaluation.systems import read_systems
 
 _SAID = ["ONE TWO THREE", "FOUR FIVE", "SIX", "SEVEN EIGHT NINE ZERO"]
 _HEARD = {"first": ["ONE TWO THREE", "FOUR FIVE FIVE", "", "SEVEN ATE NINE"], "second": ["ONE TOO", "FOUR", "SIX", "X"]}
@@ -28,23 +29,25 @@ class Results(Door):
     def case(self, rng, number):
         folder = self.copied()
         damage = (self._figures, self._text, self._bytes, self._files)[number % 4]
-        what, excused = damage(rng, folder / "first")
-        return Case(what, folder, excused=excused)
+        what, forged = damage(rng, folder / "first")
+        return Case(what, folder, forged)
 
     def enter(self, given):
         systems = read_systems([str(given / name) for name in _HEARD])
-        names = common_sets(systems)
-        found = [(run.results, [scored.ids for scored in run.scored.values()]) for s in systems for run in s.runs]
-        return repr([found, names, [compare(*systems, name) for name in names]])
+        found = [
+            (run.results, [scored.transcriptions for scored in run.scored.values()]) for s in systems for run in s.runs
+        ]
+        return repr(found), format_table(systems), format_differences(systems)
 
     def _figures(self, rng, folder):
         path = folder / "results.json"
+        signed = bool(rng.integers(3))
         if rng.integers(4):
-            what, data = damage_json(rng, json.loads(path.read_bytes()), plain_json)
+            what, data = damage_json(rng, json.loads(path.read_bytes()), sign if signed else plain_json)
         else:
             what, data = damage_json_text(rng, path.read_bytes())
         path.write_bytes(data)
-        return f"results.json: {what}", False
+        return f"results.json{' signed again' if signed else ''}: {what}", signed
 
     def _text(self, rng, folder):
         path = one_of(rng, sorted(folder.glob("*.tsv")))

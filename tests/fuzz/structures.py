@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tf_rnnt_kd import files
+
 Rng = np.random.Generator
 
 _DEEP, _LONG = "@deep@", "@long@"
@@ -107,6 +109,14 @@ def damage_json_text(rng: Rng, data: bytes) -> tuple[str, bytes]:
     }
     what = list(kinds)[rng.integers(len(kinds))]
     return what, kinds[what]
+
+
+def sign(content: Any) -> bytes:
+    """The document as the project signs it; with what the project does not write, signed in the same way."""
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key != "sha256"}
+        content["sha256"] = files.sha256_of(plain_json(content))
+    return plain_json(content)
 
 
 def plain_json(content: Any) -> bytes:

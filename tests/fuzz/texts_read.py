@@ -71,7 +71,11 @@ class Arpa(_OneFile):
         j = int(rng.integers(len(fields)))
         fields[j] = value
         lines[i] = separator.join(fields)
-        return f"line {i + 1}: field {j} is {value[:20]!r}", "\n".join(lines).encode(), value in _POSSIBLE and j != 1
+        return f"line {i + 1}: field {j} is {value[:20]!r}", "\n".join(lines).encode(), _is_possible(j, value)
+
+
+def _is_possible(field: int, value: str) -> bool:
+    return value == "<unk>" if field == 1 else value in _POSSIBLE
 
 
 _POSSIBLE = ("0", "-1", "-99", "-1e-3", "-1.5")
