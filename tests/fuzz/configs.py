@@ -1,14 +1,13 @@
 """Run files and `--param`: loaded as plans."""
 
-import inspect
 import pathlib
-
-import gin
+import re
 
 from tests.fuzz.core import Case, Door, digest, one_of, remove
 from tests.fuzz.damage import damage_bytes
 from tests.fuzz.texts import damage_text
 from tf_rnnt_kd.config import load_plan
+from tf_rnnt_kd.options import CHECKED, options_of
 
 _RUN = "configs/quickstart.gin"
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -30,10 +29,11 @@ class Configs(Door):
     name, cases = "configs", 600
 
     def open(self):
-        reference = self.enter((_RUN, ()))
+        _, resolved = load_plan(_RUN)
         self._text = (_ROOT / _RUN).read_bytes()
-        self._names = sorted({name for key in gin.config._CONFIG for name in _parameters(*key)})
-        return reference
+        bound = re.findall(r"^([\w./]+) = ", resolved, re.MULTILINE)
+        self._names = sorted({name for binding in bound for name in _parameters(binding)})
+        return self.enter((_RUN, ()))
 
     def case(self, rng, number):
         if number % 3:
@@ -55,14 +55,15 @@ class Configs(Door):
         return Case(f"--param {name}={value[:60]}", (_RUN, (f"{name}={value}",)), forged=not never)
 
     def enter(self, given):
-        plan, text, *_ = load_plan(*given)
+        plan, text = load_plan(*given)
         return plan.name, digest(text)
 
 
-def _parameters(scope: str, selector: str):
-    """What can be bound of a configurable, under the scope in which the run file binds it."""
-    if selector == "gin.macro":
-        return [scope]
-    wrapped = gin.config._REGISTRY.get_match(selector).wrapped
-    short = f"{scope}/{'.'.join(selector.split('.')[-2:])}".lstrip("/")
-    return [f"{short}.{name}" for name in inspect.signature(wrapped).parameters]
+def _parameters(bound: str) -> list[str]:
+    """Everything that can be bound where this is, in the same scope: `soft/loop.Training.steps`."""
+    *scope, name = bound.split("/")
+    if "." not in name:
+        return [bound]  # a macro
+    short = name.rpartition(".")[0]
+    target = next(target for target in CHECKED if f"{target.__module__}.{target.__qualname__}".endswith(f".{short}"))
+    return ["/".join([*scope, f"{short}.{option}"]) for option in options_of(target)]

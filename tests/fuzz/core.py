@@ -128,7 +128,7 @@ def judge(door: Door, reference: Any, case: Case, *, on_error: Callable[[], None
     try:
         outcome = door.enter(case.given)
     except UserError as error:
-        verdict = _judge_message(error.message)
+        verdict = _judge_messages(error.mistakes)
     except Inconsistent as error:
         verdict = Verdict("silent", str(error))
     except Exception as error:
@@ -141,10 +141,11 @@ def judge(door: Door, reference: Any, case: Case, *, on_error: Callable[[], None
     return Verdict("silent", f"took {grown} MiB; {verdict}") if grown > _MOST_MEMORY else verdict
 
 
-def _judge_message(message: str) -> Verdict:
-    if not message.strip() or len(message) > _LONGEST_MESSAGE:
-        return Verdict("traceback", f"a message of {len(message)} characters: {message[:100]}")
-    return Verdict("clear", " ".join(message.split()))
+def _judge_messages(messages: Sequence[str]) -> Verdict:
+    unclear = [message for message in messages if not message.strip() or len(message) > _LONGEST_MESSAGE]
+    if unclear:
+        return Verdict("traceback", f"a message of {len(unclear[0])} characters: {unclear[0][:100]}")
+    return Verdict("clear", " ".join("; ".join(messages).split())[:_LONGEST_MESSAGE])
 
 
 def _judge_other(outcome: Any, case: Case) -> Verdict:

@@ -92,7 +92,8 @@ def _as_a_caller_sees(signature):
         raise
 
 
-_TOLD = ("assertion failed", "must be", "batch")
+# The second is TensorFlow's own check of types, which names the input.
+_TOLD = ("assertion failed", "cannot compute")
 
 
 def _check_finite(name, found, wrong):

@@ -78,9 +78,9 @@ def _is_possible(field: int, value: str) -> bool:
     return value == "<unk>" if field == 1 else value in _POSSIBLE
 
 
-_POSSIBLE = ("0", "-1", "-99", "-1e-3", "-1.5")
+_POSSIBLE = ("0", "-1", "-99", "-1e-3", "-1.5", "-1e300")
 _NUMBERS = (
-    *_POSSIBLE, "nan", "inf", "-inf", "1", "0.5", "1e5", "1e999", "-1e999", "-1e300", "", "x", "0x10", "1_0", "\u0661",
+    *_POSSIBLE, "nan", "inf", "-inf", "1", "0.5", "1e5", "1e999", "-1e999", "", "x", "0x10", "1_0", "\u0661",
     "--1", "1,5",
     "9" * 5000, "<s>", "</s>", "<unk>",
 )  # fmt: skip
