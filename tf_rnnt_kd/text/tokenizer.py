@@ -154,7 +154,7 @@ def load_tokenizer(folder: str) -> Tokenizer:
         raise files.Damaged(path, f"its sha256 is not that of {_DESCRIPTION}", remedy)
     try:
         pieces, tokenize = _open_model(model, description["kind"])
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise files.Damaged(path, f"it is no {description['kind']} model", remedy) from error
     if len(pieces) != description["vocabulary_size"]:
         raise files.Damaged(path, f"it has {len(pieces)} pieces, {_DESCRIPTION} says another number", remedy)

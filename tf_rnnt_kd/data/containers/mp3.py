@@ -47,9 +47,11 @@ def find_mp3_streams(file: BinaryIO, size: int) -> list[Stream] | None:
       Damaged: there are fewer frames than the first one says, or something else between them.
     """
     content = read_at(file, 0, size)
-    start = _find_frames(content, 0)
+    start, head = _find_frames(content, 0), end_of_id3(content, 0)
     if start is None:
         return None
+    if start > head and _frame_at(content, head) and _find_count(content, head):
+        raise Damaged(f"between its first frame and byte {start} is something else than frames of MP3")
     runs = [part for run in _runs(content, start) for part in _parts(content, run) if part.frames]
     if not runs:
         raise Damaged("it has no samples")
