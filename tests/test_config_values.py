@@ -126,7 +126,7 @@ def test_wrong_values_of_every_option_are_refused_at_once_in_a_line_each(everyth
 
 
 def test_a_handful_of_them_by_the_command():
-    values = ["m.seeds = (0, 0)", "m.tests = ('digits-dev',)", "m.records_per_shard = 0"]
+    values = ["m.seeds = (0, 0)", "m.tests = ()", "m.records_per_shard = 0"]
     params = [f"--param={value.replace('m.', 'plan.Plan.')}" for value in values]
     params += [
         "--param=Training.precision='mixed_float16'",

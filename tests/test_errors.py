@@ -113,3 +113,9 @@ def test_a_lack_of_memory_is_a_line(run, error):
     assert (code, out) == (2, "")
     reason = "array of 7 GB" if isinstance(error, MemoryError) else "OOM when allocating tensor with shape[9]"
     assert line == f"error: out of memory ({reason}): give it less at once, or a machine with more memory\n"
+
+
+def test_what_nobody_would_read_is_cut():
+    error = UserError.of("a.gin", ["there is no " + "x" * 1_000_000, "y" * 399])
+    assert error.mistakes == ("there is no " + "x" * 200 + "…" + "x" * 50 + " (1000000 characters)", "y" * 399)
+    assert len(str(error)) < 1_000

@@ -270,9 +270,9 @@ def test_rate_and_pitch_are_heard():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"split": "validation"}, "split 'validation' is none of dev, test, train: choose one of them"),
+        ({"split": "validation"}, "split is 'validation': none of test, dev, train"),
         ({"split": "test", "voices": 7}, "split 'test' has 6 voices, not 7: ask for 1 to 6"),
-        ({"voices": 0}, "split 'train' has 71 voices, not 0: ask for 1 to 71"),
+        ({"voices": 0}, "num_voices is 0: should be greater than or equal to 1"),
     ],
 )
 def test_impossible_wishes_are_refused(changes, message):

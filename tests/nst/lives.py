@@ -37,7 +37,8 @@ _SLOWNESS = 0.02  # seconds that a write takes longer, so that it is hit
 
 def make_plan() -> Plan:
     """A teacher and a student of its lattices; steps that are reported one by one, and checkpoints at most of them."""
-    training = tiny.training(6, peak=1e-6, labelled_fraction=0.3, report_every=1, checkpoint_every=2, evaluate_every=3)
+    every = {"report_every": 1, "checkpoint_every": 2, "evaluate_every": 3}
+    training = tiny.training(6, rate_steps=6, peak=1e-6, labelled_fraction=0.3, **every)
     plan = test_run.make_plan()
     teacher, student = (dataclasses.replace(generation, training=training) for generation in plan.generations)
     teacher = dataclasses.replace(teacher, objective=Objective(ctc_weight=0.0))

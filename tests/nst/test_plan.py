@@ -237,5 +237,5 @@ def test_a_decoding_that_cannot_be_is_refused(decodings, message):
 
 def test_a_normaliser_is_one_that_is_here():
     assert make_plan().normaliser == "none" and make_plan(normaliser="whitespace").normaliser == "whitespace"
-    with pytest.raises(UserError, match="normaliser 'whitespce' is none of .*; did you mean 'whitespace'"):
+    with pytest.raises(UserError, match="normaliser is 'whitespce': none of .*: did you mean whitespace"):
         make_plan(normaliser="whitespce")

@@ -27,7 +27,7 @@ def corpus(name, count, seed, labelled=True):
 def make_plan():
     """A teacher of a few steps and a cascade that learns from its lattices, on a few utterances each."""
     # Too slow to learn: the teacher has to keep something to say.
-    training = tiny.training(4, peak=1e-6, labelled_fraction=0.3, report_every=2)
+    training = tiny.training(4, rate_steps=4, peak=1e-6, labelled_fraction=0.3, report_every=2)
     common = {"training": training, "labelled": ("train",)}
     return Plan(
         name="toy",

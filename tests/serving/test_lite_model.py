@@ -69,7 +69,7 @@ def test_a_state_that_is_not_finite_is_told_by_the_file_and_refused_by_its_calle
             try:
                 outputs = recognizer._step(**heard, **{**state, name: spoiled})
             except RuntimeError as error:  # by NaN a label is found that there is not
-                assert "index out of bounds" in str(error) and np.isnan(value)
+                assert "index out of bounds" in str(error)
             else:
                 assert not outputs["finite"][0]
     assert recognizer._step(**heard, **state)["finite"][0]

@@ -176,6 +176,9 @@ class _Reading:
         self.calls: dict[Callable, set[Scopes]] = {}
         self.read: dict[Binding, None] = {}
         self.superfluous: list[str] = []
+        self._replaced: dict[Callable, list[Binding]] = {}
+        for binding in table.replaced:
+            self._replaced.setdefault(binding.target, []).append(binding)
 
     def visit(self, target: Callable, scopes: Scopes, given: list[str] | None) -> None:
         """A call in a scope, to which its caller gives the arguments named; None if that is not known."""
@@ -187,10 +190,11 @@ class _Reading:
             self._find_missing(target, scopes, bound, given)
         for name, binding in bound.items():
             self.read[binding] = None
+            if binding in self._table.wrong:
+                self._follow(binding, scopes)
+                continue
             for reference, at in self._references(binding.value, scopes, 0):
-                if binding in self._table.wrong:
-                    self.visit(reference.target, reference.scopes or at, None)
-                elif reference.builds:
+                if reference.builds:
                     self.visit(reference.target, reference.scopes or at, [])
                 else:
                     given = self._given(target, name, reference.target)
@@ -198,9 +202,17 @@ class _Reading:
 
     def visit_replaced(self) -> None:
         """What was meant to be called and has been left out on purpose: a generation dropped by `--param`, say."""
-        for binding in self._table.replaced:
-            for reference, at in self._references(binding.value, binding.scopes, 0):
-                self.visit(reference.target, reference.scopes or at, None)
+        known = 0
+        while known < len(calls := [(target, s) for target, scopes in self.calls.items() for s in scopes]):
+            known = len(calls)
+            for target, scopes in calls:
+                for binding in self._replaced.get(target, ()):
+                    if scopes[: len(binding.scopes)] == binding.scopes:
+                        self._follow(binding, scopes)
+
+    def _follow(self, binding: Binding, scopes: Scopes) -> None:
+        for reference, at in self._references(binding.value, scopes, 0):
+            self.visit(reference.target, reference.scopes or at, None)
 
     def _references(self, value, scopes: Scopes, depth: int) -> Iterator[tuple[Reference, Scopes]]:
         yield from ((reference, scopes) for reference in references(value))
