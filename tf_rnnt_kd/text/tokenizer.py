@@ -155,7 +155,8 @@ def load_tokenizer(folder: str) -> Tokenizer:
     try:
         pieces, tokenize = _open_model(model, description["kind"])
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise files.Damaged(path, f"it is no {description['kind']} model", remedy) from error
+        what = f"{path} is no model of a {description['kind']} tokenizer that was trained here"
+        raise UserError(f"{what} ({str(error).partition(chr(10))[0]}): {remedy}") from error
     if len(pieces) != description["vocabulary_size"]:
         raise files.Damaged(path, f"it has {len(pieces)} pieces, {_DESCRIPTION} says another number", remedy)
     return Tokenizer(description["kind"], folder, description["sha256"], pieces, tokenize)
