@@ -143,7 +143,12 @@ def test_evaluating_twice_gives_equal_bytes(place):
         assert "clean WER %" in finished.stdout and "student" in finished.stdout
         outputs.append({path.name: path.read_bytes() for path in output.parent.iterdir()})
     assert outputs[0] == outputs[1]
-    assert sorted(outputs[0]) == ["hypotheses-clean.tsv", "hypotheses-noisy.tsv", "results.json"]
+    assert sorted(outputs[0]) == [
+        "hypotheses-clean.tsv",
+        "hypotheses-noisy.tsv",
+        "results.json",
+        "results.lineage.json",
+    ]
     assert read_results(str(place / "first" / "results.json"))["clean"].words == 6
     searched = json.loads((place / "first" / "results.json").read_text())["search"]
     wanted = {"beam": 2, "synchrony": "alignments", "blank_penalty": 0.5, "chunk": 1, "second_pass": False}
@@ -220,7 +225,7 @@ def test_a_folder_and_standard_input_are_transcribed(place, saved):
         str(place / "audio"),
         "-",
     ]
-    finished = subprocess.run(command, input=samples.tobytes() + b"\x01", capture_output=True, check=False)
+    finished = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=False)
     assert finished.returncode == 0, finished.stderr
     file, stdin = finished.stdout.decode().splitlines()
     assert file == f"{folder / 'a.wav'}: {stdin.removeprefix('-: ')}" and len(stdin) > 8

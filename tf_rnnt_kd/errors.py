@@ -20,6 +20,8 @@ _EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDI
 
 _MUTED = threading.Lock()
 
+_LONGEST_WORD = 400  # characters; a path without spaces may have some
+
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program that the signal ended
 
 
@@ -34,6 +36,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, mistakes: Sequence[str] = ()):
+        message, *mistakes = map(_cropped, (message, *mistakes))
         super().__init__("\n".join([message, *(f"  {mistake}" for mistake in mistakes)]))
         self.message, self.mistakes = message, tuple(mistakes) or (message,)
 
@@ -43,6 +46,13 @@ class UserError(Exception):
         if len(mistakes) == 1:
             return cls(mistakes[0])
         return cls(f"{len(mistakes)} mistakes in {where}:", mistakes)
+
+
+def _cropped(message: str) -> str:
+    """The message with what nobody would read, as a name of a million letters from a damaged file, cut to its ends."""
+    return re.sub(
+        rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:200]}…{word[0][-50:]} ({len(word[0])} characters)", message
+    )
 
 
 class Problems(UserError):

@@ -71,7 +71,7 @@ def test_a_shard_that_changes_under_a_training_is_an_error_of_that_shard(work_di
     ("change", "named"),
     [
         (cut_to_nothing, FIRST),
-        (exchange_records, FIRST),
+        (put_another_in_its_place, FIRST),
         (cut_inside_a_record, "a shard of .*"),
         (remove, "a shard of"),
     ],

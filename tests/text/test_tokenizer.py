@@ -383,7 +383,7 @@ def test_a_model_that_is_none_is_refused_though_its_hash_fits(work_dir, kind, mo
     train(work_dir, kind)
     _replace_model(work_dir, kind, model)
     with pytest.raises(
-        UserError, match=f"{MODELS[kind]} is damaged: it is no {kind} model that was trained here .*; del"
+        UserError, match=f"{MODELS[kind]} is no model of a {kind} tokenizer that was trained here .*: del"
     ):
         load_tokenizer(str(work_dir))
 

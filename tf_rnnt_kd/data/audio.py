@@ -64,7 +64,8 @@ def decode_audio(path: str, *, decoder: str = "soundfile", start: float = 0.0, s
     """Reads audio as the models hear it.
 
     Args:
-      path: a file of any format that libsndfile reads, or of FFmpeg's where PyAV is installed; its content says which.
+      path: WAV, RF64, W64, AIFF, AU, NIST SPHERE, FLAC, Ogg or MP3; where PyAV is installed, also MP4, WebM, Matroska,
+        AAC, WMA, AMR, CAF, AVI or MP2. The content says which, not the name.
       decoder: `soundfile`, or `tensorflow_io` for whole files of FLAC, WAV, Ogg Vorbis and MP3 where it works; both
         give the same samples of lossless formats.
       start: first second wanted.

@@ -258,8 +258,8 @@ class ConformerEncoder(keras.layers.Layer):
             raise ValueError("a causal encoder needs left_context, the frames of 40 ms that attention may look back")
         if chunks != (1,) and not causal:
             raise ValueError("chunk and training_chunks are of a causal encoder: full context has no chunks")
-        if min(chunks) < 1 or any(max(chunks) % chunk for chunk in chunks):
-            raise ValueError(f"chunk and training_chunks {chunks} must be at least 1 and divide the largest of them")
+        if any(max(chunks) % chunk for chunk in chunks):
+            raise ValueError(f"chunk and training_chunks {chunks} must divide the largest of them")
 
     def build(self, features_shape):
         self.subsampling.build(features_shape)

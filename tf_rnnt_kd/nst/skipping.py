@@ -1,5 +1,6 @@
 """Audio that can't be read: all of it in one report, or left out of its record set, up to as many files as allowed."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
@@ -50,6 +51,8 @@ class Skipped:
                 raise self._all_of(error.problems, f"corpus {corpus.name}") from error
         if len(problems) > self._allowed:
             raise self._too_many(problems, f"corpora {', '.join(listed)}")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self._folder, _PROBLEMS))
         return listed
 
     def load(

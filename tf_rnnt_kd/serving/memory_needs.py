@@ -10,8 +10,8 @@ from tf_rnnt_kd.features.log_mel import FRAME_STEP, SAMPLE_RATE
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
 
-# Measured: what one layer's attention has at once of each pair of frames and each head, in bytes.
-_PER_SCORE = 12
+# Measured: in bytes, what each head of one layer has at once of each pair of frames, two float32 and a little more.
+_PER_SCORE = 9
 _PER_SAMPLE = 64  # features, spectra and the activations of a layer
 _UNLIMITED = 1 << 60
 

@@ -19,7 +19,7 @@ NOT_WITHIN = "num_samples is not within samples"
 FOREIGN = "the state is none of this model's"
 LOST = "features, scores or state are not finite"
 _HUGE = 1e37  # sums beyond are as good as infinite; of the largest float32 itself a converter makes infinity
-_ANY = -1  # in the place of a size
+_ANY, _BATCH, _END = -1, -2, -3  # in the place of a size
 
 Found = TypeVar("Found", Hypotheses, NBest)
 Spec = Mapping[str, tf.TensorSpec]
@@ -36,35 +36,31 @@ def fit_together(inputs: Mapping[str, tf.Tensor], spec: Spec) -> dict[str, tf.Te
       spec: what is wanted of each, the batch first.
     """
     names = list(inputs)
-    sizes = [_ANY if size is None else size for name in names for size in spec[name].shape[1:]]
-    found, num_found = _shapes([inputs[name] for name in names])
-    is_batch = [axis == 0 for name in names for axis in range(spec[name].shape.rank)]
-    places = iter(sizes)
-    wanted = tf.constant([_ANY if batch else next(places) for batch in is_batch])
-    padded = tf.concat([found, tf.zeros([len(is_batch)], tf.int32)], 0)[: len(is_batch)]
-    wanted = tf.where(is_batch, padded[0], wanted)
-    fits = tf.reduce_all((padded == wanted) | (~tf.constant(is_batch) & (wanted == _ANY)))
+    sizes = [size for name in names for size in (_BATCH, *spec[name].shape[1:])]
+    wanted = tf.constant([_ANY if size is None else size for size in sizes] + [_END])
+    # As many places as are wanted, whatever there is: behind the last size, and nowhere else, is the end.
+    found = tf.concat([_shapes([inputs[name] for name in names]), [_END], tf.zeros([len(sizes)], tf.int32)], 0)
+    found = found[: len(sizes) + 1]
+    fits = tf.where(wanted == _BATCH, found == found[0], (wanted == found) | (wanted == _ANY))
+    fits = tf.reduce_all(fits) & (found[0] > 0)
     message = (
         f"inputs do not fit together: each of {', '.join(names)} has one row for each of one or more sessions, and "
         "state is what initial_state or the step before gave. Their shapes, one after the other:"
     )
-    fits &= (num_found == len(is_batch)) & (padded[0] > 0)
     # Not tf.debugging.Assert, whose branch lets other operations fail first, with messages of their own.
     check = tf.raw_ops.Assert(condition=fits, data=[message, found], summarize=200)
     with tf.control_dependencies([check]):
         return dict(zip(names, tf.identity_n([inputs[name] for name in names]), strict=True))
 
 
-def _shapes(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """All sizes in a row, and their number, as they are when the graph runs."""
+def _shapes(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """All sizes in a row, as they are when the graph runs."""
     shapes: list[tf.Tensor | None] = [None] * len(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
         for i, shape in zip(places, tf.raw_ops.ShapeN(input=[tensors[i] for i in places]), strict=True):
             shapes[i] = shape
-    found = tf.concat(shapes, 0)
-    # TensorFlow would put the number that it expects in the place of tf.size.
-    return found, tf.shape(tf.where(found >= 0))[0]
+    return tf.concat(shapes, 0)
 
 
 def find_errors(samples: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:

@@ -155,10 +155,7 @@ def load_tokenizer(folder: str) -> Tokenizer:
     try:
         pieces, tokenize = _open_model(model, description["kind"])
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        told = str(error).partition("\n")[0][:80]
-        raise files.Damaged(
-            path, f"it is no {description['kind']} model that was trained here ({told})", remedy
-        ) from error
+        raise files.Damaged(path, f"it is no {description['kind']} model", remedy) from error
     if len(pieces) != description["vocabulary_size"]:
         raise files.Damaged(path, f"it has {len(pieces)} pieces, {_DESCRIPTION} says another number", remedy)
     return Tokenizer(description["kind"], folder, description["sha256"], pieces, tokenize)

@@ -106,6 +106,13 @@ def test_what_is_no_frame_is_told():
     assert streams(b"no frames at all" * 100) is None
 
 
+def test_a_count_is_not_passed_over_where_the_frames_behind_it_are_damaged():
+    lost = 100
+    with pytest.raises(Damaged, match="between its first frame and byte .* is something else"):
+        streams(counter(9) + frame() + frame()[lost:] + frame() * 7)
+    assert len(streams(b"junk of a recorder" + counter(9) + frame() * 9)) == 1
+
+
 def test_the_last_frame_may_be_cut_where_nothing_counts_it():
     content = frame() * 9 + frame()[:200]
     (stream,) = streams(content)

@@ -39,8 +39,8 @@ def decode(path: str, form: Foreign) -> Iterator[Decoded]:
         try:
             with av.open(file, format=form.demuxer, metadata_errors="ignore") as container:
                 stream = container.streams.best("audio")
-                if stream is None:
-                    raise Damaged(f"it is {form.name} without sound")
+                if stream is None or stream.codec_context is None:
+                    raise Damaged(f"it is {form.name} without sound that FFmpeg can decode")
                 yield from _blocks(av, container, stream, form)
         except (av.FFmpegError, ValueError) as error:
             raise Damaged(f"FFmpeg finds it damaged ({' '.join(str(error).split())})") from error

@@ -9,6 +9,7 @@ from tf_rnnt_kd.data.containers.streams import Damaged, Foreign, Stream, end_of_
 _MPEG1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # MPEG 1, 2 and 2.5
+_JUNK = 1 << 20  # bytes at most before the first frame
 _IN_A_ROW = 4  # headers that are no accident
 _SAME = 0xFFFE0C00  # bits of a header that are equal in all frames of a stream: version, layer, rate
 _MONO = 3
@@ -46,9 +47,11 @@ def find_mp3_streams(file: BinaryIO, size: int) -> list[Stream] | None:
       Damaged: there are fewer frames than the first one says, or something else between them.
     """
     content = read_at(file, 0, size)
-    start = _find_frames(content, 0)
+    start, head = _find_frames(content, 0), end_of_id3(content, 0)
     if start is None:
         return None
+    if start > head and _frame_at(content, head) and _find_count(content, head):
+        raise Damaged(f"between its first frame and byte {start} is something else than frames of MP3")
     runs = [part for run in _runs(content, start) for part in _parts(content, run) if part.frames]
     if not runs:
         raise Damaged("it has no samples")
@@ -85,11 +88,12 @@ def _number(content: bytes, at: int) -> int:
 
 def _find_frames(content: bytes, start: int) -> int | None:
     """Where, from `start` on, frames follow each other."""
-    at = content.find(b"\xff", end_of_id3(content, start))
+    begin = end_of_id3(content, start)
+    at = content.find(b"\xff", begin, begin + _JUNK)
     while at >= 0:
         if _is_row(content, at):
             return at
-        at = content.find(b"\xff", at + 1)
+        at = content.find(b"\xff", at + 1, begin + _JUNK)
     return None
 
 
