@@ -71,6 +71,8 @@ def _check(plan, text, work_dir, looks_at_all=False):
     from tf_rnnt_kd.training.strategy import count_replicas
 
     mistakes, replicas = [], count_replicas(_STRATEGY.value, _TPU.value)
+    if not plan.generations:
+        mistakes.append("the plan has no generation, so there is nothing to train: give it one, or `prepare` its data")
     try:
         configuration.check(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
     except UserError as error:

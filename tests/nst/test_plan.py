@@ -239,3 +239,8 @@ def test_a_normaliser_is_one_that_is_here():
     assert make_plan().normaliser == "none" and make_plan(normaliser="whitespace").normaliser == "whitespace"
     with pytest.raises(UserError, match="normaliser is 'whitespce': none of .*: did you mean whitespace"):
         make_plan(normaliser="whitespce")
+
+
+def test_a_plan_of_which_data_is_prepared_only_needs_no_generation():
+    plan = make_plan(generations=(), development="dev", tests=("dev",))
+    assert plan.stored_features(plan.corpus("dev")) is None

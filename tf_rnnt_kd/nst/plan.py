@@ -219,7 +219,7 @@ class Plan:
       name: for the report.
       corpora: all that generations, development and tests name.
       tokenizer: see `TokenizerSpec`.
-      generations: in order; a teacher comes before its students.
+      generations: in order; a teacher comes before its students. None where there is only something to prepare.
       development: the labelled corpus watched during training.
       tests: labelled corpora, used once, for the report.
       seeds: the generations are trained once for each.
@@ -233,7 +233,7 @@ class Plan:
     name: Text
     corpora: Annotated[Sequence[Corpus], NotEmpty]
     tokenizer: TokenizerSpec
-    generations: Annotated[Sequence[Generation], NotEmpty]
+    generations: Sequence[Generation]
     development: Text
     tests: Annotated[Sequence[Text], NotEmpty, Distinct]
     seeds: Annotated[Sequence[Seed], NotEmpty, Distinct] = (0,)
@@ -281,7 +281,7 @@ class Plan:
         yield from _unknown("development", [self.development], labelled)
         yield from _unknown("tests", self.tests, labelled)
         yield from _unknown("the tokenizer", self.tokenizer.corpora, labelled)
-        if self.development in self.tests:
+        if self.generations and self.development in self.tests:
             yield f"tests names {self.development!r}, by which models are chosen: leave it out, or develop on another"
         for corpus in self.corpora:
             if corpus.features and corpus.name in (self.development, *self.tests):

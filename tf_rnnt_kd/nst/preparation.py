@@ -115,8 +115,8 @@ def _tokenizer_inputs(plan: Plan, listed: Listed) -> dict[str, Any]:
 
 def _train_tokenizer(plan: Plan, prepared: Prepared, listed: Listed) -> None:
     spec, path = plan.tokenizer, prepared.path("tokenizer")
-    begin(path, "tokenizer", _tokenizer_inputs(plan, listed), {}, anew=True)
     texts = [_transcript(u) for name in spec.corpora for u in listed[name]]
+    begin(path, "tokenizer", _tokenizer_inputs(plan, listed), {}, anew=True)
     tokenizer = train_tokenizer(texts, path, kind=spec.kind, vocabulary_size=spec.vocabulary_size)
     finish(path, tokenizer.hash)
     # Two alphabets in place of one, or digits, are seen at once.
