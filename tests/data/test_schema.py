@@ -140,6 +140,12 @@ def test_a_record_that_could_not_be_read_back_is_refused(changes, targets, messa
         schema.check_record(record(**changes), targets)
 
 
+@pytest.mark.parametrize("label", [0, -1])
+def test_labels_that_are_blank_or_none_at_all_are_refused(label):
+    with pytest.raises(ValueError, match="labels of record '84-121-0001' hold blank"):
+        schema.check_record(record(labels=np.array([1, label], np.int32)), None)
+
+
 def test_targets_with_a_row_too_few_are_refused():
     short = record(codec="factored", predicted=np.zeros([2, D], np.float32))
     with pytest.raises(ValueError, match=r"predicted of record '84-121-0001' with 2 labels is \(2, 3\) float32"):

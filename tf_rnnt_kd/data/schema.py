@@ -104,6 +104,8 @@ def check_record(record: Record, targets: TargetsSpec | None) -> None:
     """
     _check_vector(record, "samples", np.int16)
     _check_vector(record, "labels", np.int32)
+    if np.any(record.labels <= 0):
+        raise ValueError(f"labels of record {record.id!r} hold blank, or what no tokenizer gives")
     expected = targets.fields() if targets else {}
     present = {name for name in _TEACHER_FIELDS if getattr(record, name) is not None}
     if present - set(expected) or present not in (set(), set(expected)):
