@@ -195,7 +195,7 @@ class Lite(Door):
 class SavedModels(Door):
     """The folder of a SavedModel. Loading a whole one takes seconds, so there are few cases."""
 
-    name, cases = "saved_models", 100
+    name, cases = "saved_models", 40
 
     def build(self):
         _export(self.folder / "model")
