@@ -118,7 +118,7 @@ def _fail_without_memory(error: Exception) -> None:
     if isinstance(error, MemoryError) or (tensorflow and isinstance(error, tensorflow.errors.ResourceExhaustedError)):
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         reason = next((line for line in lines if "OOM" in line), lines[0] if lines else type(error).__name__)
-        _fail(f"out of memory ({reason[:200]}): give it less at once, or a machine with more memory")
+        _fail(UserError(f"out of memory ({reason[:200]}): give it less at once, or a machine with more memory"))
 
 
 def _is_unheard() -> bool:

@@ -195,7 +195,7 @@ class Lite(Door):
 class SavedModels(Door):
     """The folder of a SavedModel. Loading a whole one takes seconds, so there are few cases."""
 
-    name, cases = "saved_models", 12
+    name, cases = "saved_models", 40
 
     def build(self):
         _export(self.folder / "model")
@@ -205,10 +205,13 @@ class SavedModels(Door):
 
     def case(self, rng, number):
         folder = self.copied("model")
-        if number % 4 == 0:
+        kind = number % 5
+        if kind == 0:
             return damage_metadata(rng, folder)
-        if number % 4 == 1:
+        if kind == 1:
             return Case(misplace(rng, one_of(rng, files_in(folder)), files_in(folder)), folder)
+        if number == 2:
+            return Case("nothing", folder)
         return Case(damage_file(rng, one_of(rng, files_in(folder))), folder)
 
     def enter(self, given):
