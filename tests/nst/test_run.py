@@ -14,6 +14,7 @@ from tf_rnnt_kd.nst.plan import Corpus, Generation, Plan, TokenizerSpec
 from tf_rnnt_kd.nst.preparation import prepare
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.schedules import WarmupCosine
 from tf_rnnt_kd.training.strategy import make_strategy
 
 ROWS = ("teacher", "student", "student/second_pass")
@@ -27,7 +28,8 @@ def corpus(name, count, seed, labelled=True):
 def make_plan():
     """A teacher of a few steps and a cascade that learns from its lattices, on a few utterances each."""
     # Too slow to learn: the teacher has to keep something to say.
-    training = tiny.training(4, peak=1e-6, labelled_fraction=0.3, report_every=2)
+    rate = WarmupCosine(1e-6, steps=4, warmup=2)
+    training = tiny.training(4, learning_rate=rate, labelled_fraction=0.3, report_every=2)
     common = {"training": training, "labelled": ("train",)}
     return Plan(
         name="toy",
