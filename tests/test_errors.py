@@ -66,6 +66,13 @@ def test_a_user_error_is_one_line_and_exit_code_2(run):
     assert (code, out, error) == (2, "", "error: the set is damaged: delete it\n")
 
 
+def test_several_mistakes_are_counted_and_have_a_line_each(run):
+    error = UserError.of("run.gin", ["a is\n  wrong", "b too"])
+    assert error.mistakes == ("a is\n  wrong", "b too") and UserError.of("run.gin", ["a"]).mistakes == ("a",)
+    code, out, said = run(failing(error))
+    assert (code, out, said) == (2, "", "error: 2 mistakes in run.gin:\n  a is wrong\n  b too\n")
+
+
 def test_a_user_error_shows_its_traceback_on_request(run):
     code, _, error = run(failing(UserError("no room")), "--debug")
     assert code == 2 and "Traceback" in error and error.endswith("error: no room\n")

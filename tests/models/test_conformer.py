@@ -144,7 +144,7 @@ def test_a_causal_encoder_needs_a_context():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chunk": 3, "training_chunks": (2, 6, 4)}, r"\(3, 2, 6, 4\) must .* divide the largest"),
+        ({"chunk": 3, "training_chunks": (2, 6, 4)}, r"\(3, 2, 6, 4\) must divide the largest"),
         ({"chunk": 2, "causal": False}, "full context has no chunks"),
         ({"training_chunks": (1, 2), "causal": False}, "full context has no chunks"),
     ],

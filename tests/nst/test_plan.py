@@ -183,7 +183,7 @@ def test_a_hard_student_alone_has_transcripts():
     assert [s.name for s in plan.label_sets(plan.generations[2])] == ["audio-transcripts"]
 
 
-LANGUAGE = LanguageTraining(10, tiny.training(10).learning_rate)
+LANGUAGE = LanguageTraining(1_000, tiny.training(10).learning_rate)
 NGRAMS = LanguageModelSpec("ngrams", ("train",), order=3)
 
 

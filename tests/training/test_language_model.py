@@ -87,7 +87,7 @@ def test_perplexity_is_that_of_every_label_and_end(max_labels):
 
 def test_a_loss_that_is_lost_says_so(work_dir):
     wild = dataclasses.replace(TRAINING, learning_rate=WarmupCosine(1e30, 40, 2))
-    with pytest.raises(UserError, match="training toy: the loss up to step 2 is not finite; lower the learning rate"):
+    with pytest.raises(UserError, match="training toy: the loss up to step 4 is not finite; lower the learning rate"):
         train(work_dir, wild)
 
 
