@@ -20,7 +20,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 )
 _REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from data, labels or a teacher that changed.")
 _SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
-_NO_DATA = flags.DEFINE_bool("no_data", False, "With --dry_run: do not look whether the data is there.")
+_NO_DATA = flags.DEFINE_bool("no_data", False, "Do not look at the data: what is prepared is taken as it is.")
 _TRUST_CONFIG = flags.DEFINE_bool(
     "trust_config", False, "Let the config import modules from outside of tf_rnnt_kd, which runs them; once a run."
 )
@@ -32,7 +32,7 @@ def main(argv):
     """Loads the plan, looks for whatever would stop it, and runs it."""
     del argv
     from tf_rnnt_kd import config
-    from tf_rnnt_kd.nst import jobs
+    from tf_rnnt_kd.nst import jobs, run
     from tf_rnnt_kd.preemption import leaving_resumable
     from tf_rnnt_kd.training.profiling import parse_steps
     from tf_rnnt_kd.training.strategy import check_name
@@ -42,81 +42,83 @@ def main(argv):
     work_dir = _WORK_DIR.value or os.path.join("runs", os.path.splitext(os.path.basename(_CONFIG.value))[0])
     trusted = None if _TRUST_CONFIG.value else config.trusted_by(work_dir)
     plan, text = config.load_plan(_CONFIG.value, _PARAM.value, trusted=trusted)
+    options = {"remake": _REMAKE.value, "skip_bad": _SKIP_BAD.value, "look": not _NO_DATA.value, "profile": profile}
+    start = run.Start(plan, work_dir, text, **options)
     if _STRATEGY.value == "multiworker" and _ONLY.value:
         raise UserError("--only with --strategy multiworker: workers carry out whole plans, leave it out")
     at_once = jobs.choose_at_once(plan, _JOBS.value, _STRATEGY.value)
     jobs.limit_threads(at_once)
     jobs.keep_memory()
     if _DRY_RUN.value:
-        print(_describe(plan, text, work_dir))
+        print(_describe(start))
         return
     if not _ONLY.value and _STRATEGY.value != "multiworker":  # workers meet before anything is computed
-        _check(plan, text, work_dir)
+        _check(start)
     with leaving_resumable(work_dir, is_child=jobs.is_child()):
-        _run(plan, text, work_dir, at_once, profile)
+        _run(start, at_once)
 
 
-def _describe(plan, text, work_dir):
+def _describe(start):
     from tf_rnnt_kd.nst import outline
-    from tf_rnnt_kd.nst.preparation import Prepared
 
-    _check(plan, text, work_dir, looks_at_all=True)
-    return outline.describe(plan, Prepared(os.path.join(work_dir, "records")))
+    _check(start, looks_at_all=True)
+    return outline.describe(start.plan, start.prepared)
 
 
-def _check(plan, text, work_dir, looks_at_all=False):
+def _check(start, looks_at_all=False):
     """Raises UserError with all that would stop the plan here, before anything is written."""
-    from tf_rnnt_kd.nst import checks, configuration
-    from tf_rnnt_kd.nst.preparation import Prepared
+    from tf_rnnt_kd.nst import checks, configuration, run
     from tf_rnnt_kd.training.strategy import count_replicas
 
     mistakes, replicas = [], count_replicas(_STRATEGY.value, _TPU.value)
-    if not plan.generations:
+    if not start.plan.generations:
         mistakes.append("the plan has no generation, so there is nothing to train: give it one, or `prepare` its data")
-    try:
-        configuration.check(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
-    except UserError as error:
-        mistakes += error.mistakes
-    prepared = Prepared(os.path.join(work_dir, "records"))
+    is_allowed = functools.partial(configuration.check, allow_change=_ALLOW_CONFIG_CHANGE.value)
+    for check in (
+        functools.partial(is_allowed, start.work_dir, start.config),
+        functools.partial(run.check_fits, start),
+    ):
+        try:
+            check()
+        except UserError as error:
+            mistakes += error.mistakes
     look = None if _NO_DATA.value else checks.read_list if looks_at_all else checks.peek
-    mistakes += checks.find_mistakes(plan, prepared, replicas, look=look)
+    mistakes += checks.find_mistakes(start.plan, start.prepared, replicas, look=look)
     if mistakes:
         raise UserError.of(_CONFIG.value, mistakes)
 
 
-def _run(plan, text, work_dir, at_once, profile):
+def _run(start, at_once):
     from tf_rnnt_kd.nst import configuration, jobs, run
     from tf_rnnt_kd.preemption import go_on
     from tf_rnnt_kd.training.strategy import end_with_others, make_strategy
 
-    start = run.Start(plan, work_dir, text, remake=_REMAKE.value, skip_bad=_SKIP_BAD.value, profile=profile)
-
     def begin(**how):
         how["is_finished"] = functools.partial(run.is_complete, start)
-        configuration.begin(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value, **how)
+        configuration.begin(start.work_dir, start.config, allow_change=_ALLOW_CONFIG_CHANGE.value, **how)
         if not jobs.is_child():
-            go_on(work_dir)
+            go_on(start.work_dir)
 
     def check_and_begin(**how):
-        _check(plan, text, work_dir)
+        _check(start)
         begin(**how)
 
     if _STRATEGY.value == "multiworker":
         with end_with_others():
             table = run.run_together(start, check_and_begin, make_strategy(_STRATEGY.value))
-            _show(table, work_dir)
+            _show(table, start.work_dir)
         return
     begin()
     if _ONLY.value:
         jobs.end_with_parent()
-        job, strategy = jobs.find_job(plan, _ONLY.value), make_strategy(_STRATEGY.value, _TPU.value)
+        job, strategy = jobs.find_job(start.plan, _ONLY.value), make_strategy(_STRATEGY.value, _TPU.value)
         run.run_job(start, job, strategy)
         return
     children = jobs.Children(
         lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once
     )
     table = run.run_plan(start, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None)
-    _show(table, work_dir)
+    _show(table, start.work_dir)
 
 
 def _show(table, work_dir):

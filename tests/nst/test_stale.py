@@ -177,6 +177,16 @@ def test_a_training_on_the_way_does_not_go_on_with_other_data(work_dir, monkeypa
     assert f"{work_dir}/seed-0/teacher (labelled train was" in refusal(work_dir)
 
 
+def test_data_that_is_not_looked_at_counts_as_it_was(copy):
+    plan = with_corpus("audio", source="edited")
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    with pytest.raises(UserError, match="records/audio .audio was"):
+        run.check_fits(run.Start(plan, str(copy)))
+    run.check_fits(run.Start(plan, str(copy), look=False))
+    run.check_fits(run.Start(plan, str(copy), remake=True))
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
 def test_a_damaged_lineage_is_refused_by_name(copy):
     path = lineage_path(str(copy / LABELS))
     content = (copy / LABELS / "lineage.json").read_bytes()

@@ -33,15 +33,20 @@ _HERE: contextvars.ContextVar[_Kept | None] = contextvars.ContextVar("kept", def
 
 
 @contextlib.contextmanager
-def remembered_in(path: str) -> Iterator[None]:
-    """Within, `recaller` knows what is in a file; at the end the file holds what was asked for, and no more."""
+def remembered_in(path: str, *, writes: bool = True) -> Iterator[None]:
+    """Within, `recaller` knows what is in a file; at the end the file holds what was asked for, and no more.
+
+    Args:
+      path: of the file.
+      writes: whether the file is written; else it is only read.
+    """
     kept = _Kept(path)
     token = _HERE.set(kept)
     try:
         yield
     finally:
         _HERE.reset(token)
-    if kept.used != kept.known:
+    if writes and kept.used != kept.known:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomically(path, dump_signed({"found": kept.used}))
 

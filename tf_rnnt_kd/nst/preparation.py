@@ -51,16 +51,15 @@ class Prepared:
         return open_records(self.path(corpus), tokenizer_hash=self.tokenizer().hash)
 
 
-def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0) -> Prepared:
+def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0, look: bool = True) -> Prepared:
     """Trains the tokenizer and writes every corpus of the plan that is not there yet.
-
-    Every corpus is listed, and compared with what its records were made from.
 
     Args:
       plan: whose corpora and tokenizer.
       folder: of both.
       remake: make again what was made from something else.
       skip_bad: how many files of audio that can't be read, of all corpora together, may be left out.
+      look: list every corpus and compare it with what is there; else what is there is taken as it is.
 
     Raises:
       UserError: what is there was made from other transcripts, other audio or with other settings; or more files are
@@ -68,8 +67,10 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0)
     """
     prepared = Prepared(folder)
     skipped = Skipped(folder, [corpus.name for corpus in plan.corpora], skip_bad)
+    needed = {c.name for c in plan.corpora if look or not prepared.has(c.name)}
+    needed |= set() if prepared.has("tokenizer") else {*plan.tokenizer.corpora}
     with remembered_in(os.path.join(folder, LENGTHS)):
-        listed = skipped.list_corpora(plan.corpora)
+        listed = skipped.list_corpora([corpus for corpus in plan.corpora if corpus.name in needed])
     problems = find_problems(plan, prepared, listed)
     if problems and not remake:
         raise stale_error(problems)
@@ -86,10 +87,26 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0)
     return prepared
 
 
+def compare(plan: Plan, prepared: Prepared, skip_bad: int = 0) -> dict[str, list[str]]:
+    """Lists the corpora where anything is prepared, and compares; as `find_problems`. Nothing is written.
+
+    Raises:
+      UserError: a corpus that is not there, or has more bad files than may be.
+    """
+    names = [corpus.name for corpus in plan.corpora]
+    if not any(prepared.has(name) for name in ("tokenizer", *names)):
+        return {}
+    with remembered_in(os.path.join(prepared.folder, LENGTHS), writes=False):
+        listed = Skipped(prepared.folder, names, skip_bad).list_corpora(plan.corpora)
+    return find_problems(plan, prepared, listed)
+
+
 def find_problems(plan: Plan, prepared: Prepared, listed: Listed) -> dict[str, list[str]]:
-    """What of the prepared was made from something else: path -> what changed."""
-    problems = {prepared.path("tokenizer"): _tokenizer_changes(plan, prepared, listed)}
-    for corpus in plan.corpora:
+    """What of the prepared was made from something else than what is listed: path -> what changed."""
+    problems = {}
+    if {*plan.tokenizer.corpora} <= {*listed}:
+        problems[prepared.path("tokenizer")] = _tokenizer_changes(plan, prepared, listed)
+    for corpus in (corpus for corpus in plan.corpora if corpus.name in listed):
         path, found = prepared.path(corpus.name), read_lineage(prepared.path(corpus.name))
         if found is not None:
             problems[path] = find_changes(found.inputs, _inputs(plan, corpus, listed[corpus.name], prepared))

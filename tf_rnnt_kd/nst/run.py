@@ -58,7 +58,7 @@ from tf_rnnt_kd.nst.artefacts import (
 from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
 from tf_rnnt_kd.nst.language import decode_tests, decoding_folder, make_language_model
 from tf_rnnt_kd.nst.plan import Plan
-from tf_rnnt_kd.nst.preparation import Prepared, prepare
+from tf_rnnt_kd.nst.preparation import Prepared, compare, prepare
 from tf_rnnt_kd.progress import say
 from tf_rnnt_kd.serving.recognizer import Recognizer, in_chunks
 from tf_rnnt_kd.serving.saved_model import export_checkpoint
@@ -82,6 +82,7 @@ class Start:
       config: the resolved configuration as text; each generation keeps that of its last training.
       remake: make again what was made from something else; without it that is an error.
       skip_bad: files of bad audio that may be left out of the corpora.
+      look: compare the corpora with what is prepared; else that is taken as it is.
       profile: steps of each training here to trace; children are told by their command.
     """
 
@@ -90,6 +91,7 @@ class Start:
     config: str = ""
     remake: bool = False
     skip_bad: int = 0
+    look: bool = True
     profile: Steps | None = None
 
     @property
@@ -157,15 +159,25 @@ def run_together(start: Start, bind: Callable[..., None], strategy: tf.distribut
     return text
 
 
+def check_fits(start: Start) -> None:
+    """Raises UserError, unless it is to be made again, where something was made from what is no longer there."""
+    problems = compare(start.plan, start.prepared, start.skip_bad) if start.look else {}
+    problems |= _find_stale(start)
+    if problems and not start.remake:
+        raise stale_error(problems)
+
+
+def _find_stale(start: Start) -> dict[str, list[str]]:
+    return find_stale(a for job in list_jobs(start.plan) for a in list_artefacts(start.plan, job, start.work_dir))
+
+
 def _prepare(start: Start) -> None:
-    prepare(start.plan, start.prepared.folder, remake=start.remake, skip_bad=start.skip_bad)
+    options = {"remake": start.remake, "skip_bad": start.skip_bad, "look": start.look}
+    prepare(start.plan, start.prepared.folder, **options)
     for spec in start.plan.language_models:
         with _sole_user(os.path.join(start.work_dir, "language", spec.name)):
             make_language_model(start.plan, spec, start.work_dir, remake=start.remake)
-    artefacts = [
-        artefact for job in list_jobs(start.plan) for artefact in list_artefacts(start.plan, job, start.work_dir)
-    ]
-    problems = find_stale(artefacts)
+    problems = _find_stale(start)
     if problems and not start.remake:
         raise stale_error(problems)
 
