@@ -41,7 +41,7 @@ def _run(work_dir, *more):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A finished run and what it printed."""
-    work_dir = tmp_path_factory.mktemp("chain") / "run"
+    work_dir = tmp_path_factory.mktemp("chain") / "run [1] é *?"  # no path is a pattern
     done = _run(work_dir, "--profile=12,14")
     assert done.returncode == 0, done.stderr
     return work_dir, done.stdout

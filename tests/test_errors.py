@@ -1,11 +1,12 @@
 import errno
+import os
 import subprocess
 import sys
 
 import pytest
 from absl import flags
 
-from tf_rnnt_kd.errors import UserError, run_command
+from tf_rnnt_kd.errors import Problems, UserError, muted_stderr, run_command
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,23 @@ def failing(error):
         raise error
 
     return main
+
+
+def test_a_single_problem_is_said_as_it_is_and_of_many_the_first():
+    assert Problems(["a is bad"], "place").message == "a is bad"
+    assert Problems(["a", "b"], "place").message == "place: 2 problems: (1) a; (2) b"
+    many = Problems([str(i) for i in range(14)], "place", shown=2)
+    assert many.message == "place: 14 problems: (1) 0; (2) 1; and 12 more" and len(many.problems) == 14
+
+
+def test_what_libraries_write_to_standard_error_can_be_dropped(capfd):
+    with muted_stderr():
+        os.write(2, b"noise")
+    os.write(2, b"heard")
+    with pytest.raises(ValueError, match="x"), muted_stderr():
+        raise ValueError("x")
+    os.write(2, b" again")
+    assert capfd.readouterr().err == "heard again"
 
 
 def test_a_command_gets_the_arguments_that_are_no_flags(run):
@@ -108,3 +126,21 @@ def test_a_reader_that_has_gone_ends_a_command_in_silence():
 
 def test_an_exit_code_passes_through(run):
     assert run(failing(SystemExit(7)))[0] == 7
+
+
+@pytest.mark.parametrize("error", [MemoryError("array of 7 GB"), "OOM when allocating tensor with shape[9]"])
+def test_a_lack_of_memory_is_a_line(run, error):
+    if isinstance(error, str):
+        import tensorflow as tf
+
+        error = tf.errors.ResourceExhaustedError(None, None, f"Graph execution error:\n\n{error}\n more")
+    code, out, line = run(failing(error))
+    assert (code, out) == (2, "")
+    reason = "array of 7 GB" if isinstance(error, MemoryError) else "OOM when allocating tensor with shape[9]"
+    assert line == f"error: out of memory ({reason}): give it less at once, or a machine with more memory\n"
+
+
+def test_what_nobody_would_read_is_cut():
+    error = UserError.of("a.gin", ["there is no " + "x" * 1_000_000, "y" * 399])
+    assert error.mistakes == ("there is no " + "x" * 200 + "…" + "x" * 50 + " (1000000 characters)", "y" * 399)
+    assert len(str(error)) < 1_000

@@ -68,6 +68,6 @@ def write_set(folder, tokenizer, utterances, *, records_per_shard=8):
 
 
 def training(steps, **changes):
-    """Settings for a few steps over `BUCKETS`; the schedule does not depend on `steps`."""
-    rate = WarmupCosine(changes.pop("peak", 2e-3), steps=1_000, warmup=2)
+    """Settings for a few steps over `BUCKETS`; unless `rate_steps` says so, the schedule does not depend on `steps`."""
+    rate = WarmupCosine(changes.pop("peak", 2e-3), steps=changes.pop("rate_steps", 1_000), warmup=2)
     return Training(**{"steps": steps, "buckets": BUCKETS, "learning_rate": rate, **changes})

@@ -30,9 +30,16 @@ def worker_environments(count=2):
 @contextlib.contextmanager
 def input_server():
     """The address of an input server in a process of its own."""
-    command = [sys.executable, "tools/input_server.py", "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with input_server_process() as (_, port):
+        yield f"localhost:{port}"
+
+
+@contextlib.contextmanager
+def input_server_process(*options, **pipes):
+    """Such a process, and its port."""
+    command = [sys.executable, "tools/input_server.py", "--port", "0", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **pipes) as process:
         try:
-            yield f"localhost:{process.stdout.readline().split()[-1]}"
+            yield process, int(process.stdout.readline().split()[-1])
         finally:
             process.kill()

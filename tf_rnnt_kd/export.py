@@ -24,12 +24,12 @@ def main(argv):
 
     heard = {"chunk": _CHUNK.value, "second_pass": _SECOND_PASS.value}
     if _TFLITE.value:
-        export_lite_checkpoint(
+        is_new = export_lite_checkpoint(
             _CHECKPOINT.value, _OUTPUT.value, weights=_TFLITE.value, step_frames=_STEP_FRAMES.value, chunk=_CHUNK.value
         )
     else:
-        export_checkpoint(_CHECKPOINT.value, _OUTPUT.value, beam=_BEAM.value, **heard)
-    print(f"exported to {_OUTPUT.value}")
+        is_new = export_checkpoint(_CHECKPOINT.value, _OUTPUT.value, beam=_BEAM.value, **heard)
+    print(f"exported to {_OUTPUT.value}" if is_new else f"{_OUTPUT.value}: there already, of the same weights")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`python -m tf_rnnt_kd.train --config configs/quickstart.gin`: carries out a plan, or goes on with it."""
 
+import functools
 import os
 import sys
 
@@ -17,6 +18,8 @@ _JOBS = flags.DEFINE_integer("jobs", 0, "Generations trained side by side; 0: on
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on with a run that was begun with another configuration; what is finished stays."
 )
+_REMAKE = flags.DEFINE_bool("remake", False, "Make again what was made from data, labels or a teacher that changed.")
+_SKIP_BAD = flags.DEFINE_integer("skip_bad", 0, "Files of bad audio to leave out of the corpora.", lower_bound=0)
 _NO_DATA = flags.DEFINE_bool("no_data", False, "With --dry_run: do not look whether the data is there.")
 _TRUST_CONFIG = flags.DEFINE_bool(
     "trust_config", False, "Let the config import modules from outside of tf_rnnt_kd, which runs them; once a run."
@@ -68,6 +71,8 @@ def _check(plan, text, work_dir, looks_at_all=False):
     from tf_rnnt_kd.training.strategy import count_replicas
 
     mistakes, replicas = [], count_replicas(_STRATEGY.value, _TPU.value)
+    if not plan.generations:
+        mistakes.append("the plan has no generation, so there is nothing to train: give it one, or `prepare` its data")
     try:
         configuration.check(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value)
     except UserError as error:
@@ -84,7 +89,10 @@ def _run(plan, text, work_dir, at_once, profile):
     from tf_rnnt_kd.preemption import go_on
     from tf_rnnt_kd.training.strategy import end_with_others, make_strategy
 
+    start = run.Start(plan, work_dir, text, remake=_REMAKE.value, skip_bad=_SKIP_BAD.value, profile=profile)
+
     def begin(**how):
+        how["is_finished"] = functools.partial(run.is_complete, start)
         configuration.begin(work_dir, text, allow_change=_ALLOW_CONFIG_CHANGE.value, **how)
         if not jobs.is_child():
             go_on(work_dir)
@@ -95,25 +103,19 @@ def _run(plan, text, work_dir, at_once, profile):
 
     if _STRATEGY.value == "multiworker":
         with end_with_others():
-            table = run.run_together(plan, work_dir, check_and_begin, make_strategy(_STRATEGY.value), profile=profile)
+            table = run.run_together(start, check_and_begin, make_strategy(_STRATEGY.value))
             _show(table, work_dir)
         return
     begin()
     if _ONLY.value:
         jobs.end_with_parent()
         job, strategy = jobs.find_job(plan, _ONLY.value), make_strategy(_STRATEGY.value, _TPU.value)
-        run.run_job(plan, job, work_dir, strategy, profile=profile)
+        run.run_job(start, job, strategy)
         return
     children = jobs.Children(
         lambda job: [sys.executable, "-m", "tf_rnnt_kd.train", *sys.argv[1:], f"--only={job.name}"], at_once
     )
-    table = run.run_plan(
-        plan,
-        work_dir,
-        lambda: make_strategy(_STRATEGY.value, _TPU.value),
-        children if at_once > 1 else None,
-        profile=profile,
-    )
+    table = run.run_plan(start, lambda: make_strategy(_STRATEGY.value, _TPU.value), children if at_once > 1 else None)
     _show(table, work_dir)
 
 

@@ -123,7 +123,7 @@ def part_of_the_way(tf, name, sets, rows):
     from tf_rnnt_kd.data.pipeline import RecordTable, to_fields
     from tf_rnnt_kd.data.schema import parse_record
 
-    records = tf.data.Dataset.from_tensor_slices(rows).flat_map(RecordTable(sets).read)
+    records = RecordTable(sets).read(tf.data.Dataset.from_tensor_slices(rows))
     if name == "parse":
         return records.map(lambda serialized: parse_record(serialized, None)["samples"][:1])
     if name == "features":

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/environment.sh
 
-ensure_environment .venv constraints.txt synthesis,serving,test
+ensure_environment .venv constraints.txt av,synthesis,serving,test
 python=.venv/bin/python
 timed "lint (ruff check)" "$python" -m ruff check --output-format concise
 timed "format (ruff format --check)" "$python" -m ruff format --check

@@ -1,10 +1,11 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from tests.data.batches import BUCKETS, SMALL, members, plan, schedule_of
-from tf_rnnt_kd.data.batching import check_divisible, utterance_ids
+from tf_rnnt_kd.data.batching import Buckets, check_divisible, utterance_ids
 from tf_rnnt_kd.data.records import RecordIndex, RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import num_log_mel_frames
@@ -127,17 +128,72 @@ def test_a_bucket_without_labelled_speech_borrows_from_a_shorter_one():
     assert long and all(sum(row < 2 for row in rows) == 1 for rows in long)
 
 
-def test_a_bucket_below_all_labelled_speech_goes_without():
-    labelled = index_only([60_000, 61_000], [3, 3])
-    pseudo = index_only([12_000] * 8 + [60_000] * 8, [3] * 16)
-    schedule = plan([labelled], [pseudo], fraction=0.5, num_steps=20)
-    short = [rows for k, rows in members(schedule) if k == 0]
-    assert short and all(min(rows) >= 2 for rows in short)
+def test_buckets_below_all_labelled_speech_are_refused_by_name():
+    labelled = index_only([60_000, 61_000, 999_999], [3, 3, 3])
+    pseudo = index_only([12_000] * 8 + [25_000] * 5 + [60_000] * 8, [3] * 21)
+    words = r"labelled_fraction is 0.5, .* 1 s \(8\), 2 s \(5\); .* that of 4 s, with 2 of 2: take .* out of Buckets"
+    with pytest.raises(UserError, match=words):
+        plan([labelled], [pseudo], fraction=0.5)
+    alone = dataclasses.replace(BUCKETS, seconds=(4.0,))  # what it says helps
+    counts = [
+        sum(row < 3 for row in rows) for _, rows in members(plan([labelled], [pseudo], fraction=0.5, buckets=alone))
+    ]
+    assert set(counts) == {1}
+    assert all(min(rows) >= 3 for _, rows in members(plan([labelled], [pseudo], fraction=0.0)))
 
 
-def test_a_share_that_leaves_no_room_for_the_teachers_speech_is_refused():
-    with pytest.raises(UserError, match="labelled_fraction"):
-        plan([random_set(10)], [random_set(10, seed=1)], fraction=1.0)
+def test_a_bucket_that_no_pseudo_labelled_speech_is_in_needs_no_labelled_speech():
+    labelled, pseudo = index_only([60_000], [3]), index_only([60_000] * 8, [3] * 8)
+    assert all(k == 2 and min(rows) == 0 for k, rows in members(plan([labelled], [pseudo], fraction=0.5, num_steps=9)))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "words"),
+    [
+        (
+            [index_only([999_999] * 3, [3] * 3)],
+            r"of 3 labelled utterances none .*\(3 longer than 4 s, in all sets\): set",
+        ),
+        ([index_only([], [])], "of 0 labelled utterances none can be trained on: set it to 0"),
+        ([], "of 0 labelled utterances none can be trained on: set it to 0"),
+    ],
+)
+def test_a_share_of_nothing_is_refused(labelled, words):
+    with pytest.raises(UserError, match=f"labelled_fraction is 0.25, but {words}"):
+        plan(labelled, [random_set(10)], fraction=0.25)
+    assert len(plan(labelled, [random_set(10)], fraction=0.0).rows) == 60
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_share_holds_in_every_bucket_or_the_plan_is_refused(seed):
+    rng = np.random.default_rng(seed)
+    labelled, pseudo = (random_set(int(rng.integers(1, 9)), seed + at, rng.uniform(1.0, 6.0)) for at in (50, 90))
+    fraction, count = rng.uniform(0.05, 0.95), len(labelled.index.num_samples)
+    try:
+        schedule = plan([labelled], [pseudo], fraction=fraction, num_steps=400)
+    except UserError as error:
+        assert "labelled" in error.message
+        return
+    for k in range(3):
+        counts = [sum(row < count for row in rows) for bucket, rows in members(schedule) if bucket == k]
+        assert abs(sum(counts) - fraction * BUCKETS.batch_size(k) * len(counts)) < 1.0 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [(3.1, 2.1, 1.1), (1.0, 1.0), (), (0.0, 1.0), (-1.0, 2.0), (1.0, float("inf")), (1.0, float("nan"), 3.0), 4.0]
+    + [("1", "2"), (1.0, None)],
+    ids=str,
+)
+def test_buckets_that_do_not_ascend_are_refused_with_what_was_given(seconds):
+    with pytest.raises(UserError, match=f"Buckets.seconds is {re.escape(repr(seconds))}: "):
+        Buckets(seconds, batch_seconds=8.0)
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
+def test_a_share_that_leaves_no_room_for_the_teachers_speech_is_refused(fraction):
+    with pytest.raises(UserError, match=f"labelled_fraction is {fraction:g}: give 0 to below 1"):
+        plan([random_set(10)], [random_set(10, seed=1)], fraction=fraction)
 
 
 def test_without_pseudo_labelled_speech_the_share_has_no_say():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -7,6 +8,8 @@ import pytest
 
 from tests.data.record_sets import JOINT, flip, items, read_at, to_records, write, write_factored
 from tests.data.test_schema import assert_same, spec
+from tf_rnnt_kd import files
+from tf_rnnt_kd.arrays import dump_arrays
 from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.errors import UserError
@@ -32,7 +35,7 @@ def test_the_index_describes_every_record(work_dir):
     np.testing.assert_array_equal(index.num_samples, np.arange(100, 110))
     np.testing.assert_array_equal(index.num_labels, np.arange(10) % 4)
     np.testing.assert_array_equal(index.score, -np.arange(10.0))
-    assert [a.dtype.name for a in index] == ["int32", "int64", "int64", "int32", "int32", "float32"]
+    assert [a.dtype.name for a in index] == ["int32", "int64", "int64", "int32", "int32", "float32", "int64"]
     for i in (0, 3, 4, 9):
         serialized = read_at(record_set, i)
         assert schema.decode_record(serialized).id == f"u{i}"
@@ -96,10 +99,10 @@ def test_an_absent_folder_is_refused(work_dir):
 
 def test_another_schema_version_is_refused_by_reader_and_writer(work_dir, monkeypatch):
     write(work_dir)
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    with pytest.raises(UserError, match="manifest.json has schema version 1, this program reads 2: delete .* again"):
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
+    with pytest.raises(UserError, match="manifest.json has schema version 3, this program reads 4: delete .* again"):
         open_records(str(work_dir))
-    with pytest.raises(UserError, match="schema_version is 1 there and 2 now"):
+    with pytest.raises(UserError, match="schema_version is 3 there and 4 now"):
         write(work_dir)
 
 
@@ -115,7 +118,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_noticed(work_dir):
     assert open_records(str(work_dir)).num_utterances == 10
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "", '{"schema_version": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["[]", "null", "", '{"schema_version": 3}', "\xff"])
 def test_a_manifest_that_is_none_is_refused(work_dir, text):
     write(work_dir)
     (work_dir / "manifest.json").write_text(text, encoding="latin-1")
@@ -141,7 +144,7 @@ def test_a_flipped_byte_in_index_or_joint_is_noticed(work_dir, name):
     for position in np.linspace(0, len(original) - 1, 40).astype(int):
         flip(path, position)
         with pytest.raises(
-            UserError, match=f"{name} is damaged: its sha256 differs from the manifest's; delete it and"
+            UserError, match=f"{name} is damaged: its sha256 is not the one that was noted; delete it and"
         ):
             open_records(str(work_dir))
         path.write_bytes(original)
@@ -186,10 +189,115 @@ def test_a_shard_that_shrinks_or_goes_after_opening_is_noticed(work_dir):
     record_set = write(work_dir)
     path = work_dir / "records-00000-of-00003.tfrecord"
     os.truncate(path, record_set.index.offset[3])  # three whole records: each of them is fine
-    with pytest.raises(UserError, match="is damaged: it holds 3 records, the manifest says 4"):
+    with pytest.raises(UserError, match="is damaged: it ends after 3 records"):
         list(record_set.read())
     os.remove(path)
     with pytest.raises(UserError, match="tfrecord is missing: delete manifest.json beside it, and run"):
         list(record_set.read())
     with pytest.raises(UserError, match="tfrecord is missing: delete manifest.json beside it, and run"):
         record_set.verify()
+
+
+# -- what is signed again by hand --
+
+
+def sign_again(folder, change):
+    """Alters the manifest and signs it as the program does."""
+    path = folder / "manifest.json"
+    manifest = {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}
+    change(manifest)
+    path.write_bytes(files.dump_signed(manifest))
+
+
+def alter_index(folder, **arrays):
+    """Alters the index of the first shard and the manifest that vouches for it."""
+    path = folder / "records-00000-of-00003.index.npz"
+    with np.load(path) as found:
+        path.write_bytes(dump_arrays({**found, **{name: change(found[name]) for name, change in arrays.items()}}))
+    sign_again(folder, lambda manifest: manifest["shards"][0].update(index_sha256=files.sha256_of_file(str(path))))
+
+
+def put(place, value):
+    def change(array):
+        array = array.copy()
+        array[place] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"num_bytes": put(2, 1 << 40)}, "no shard of .* bytes has records of so many bytes"),
+        ({"num_bytes": put(2, -5)}, "no shard of .* bytes has records of so many bytes"),
+        ({"num_bytes": put(2, 0)}, "no shard of .* bytes has records of so many bytes"),
+        ({"offset": put(2, 1 << 60)}, "its records do not follow each other"),
+        ({"offset": put(3, 1 << 60)}, "its records do not follow each other"),
+        ({"offset": put(0, 1)}, "its records do not follow each other"),
+        ({"offset": put(1, -1)}, "its records do not follow each other"),
+        ({"offset": lambda a: a[::-1].copy(), "num_bytes": lambda a: a[::-1].copy()}, "do not follow each other"),
+        ({"shard_bytes": lambda a: a + 7}, "its records do not follow each other"),
+        ({"shard_bytes": lambda a: a * 0 - 1}, "no shard of -1 bytes"),
+        ({"num_labels": put(2, 1 << 30)}, "no such numbers of samples or labels"),
+        ({"num_samples": put(2, -1)}, "no such numbers of samples or labels"),
+        ({"num_samples": put(2, 1)}, "it does not say of its shard what the manifest says"),
+        ({"offset": lambda a: a[:3]}, r"num_bytes has shape \(4,\), expected is \(3,\)"),
+        ({"offset": lambda a: a.astype(np.float64)}, "offset is <f8, expected is int64"),
+        ({"shard_name": lambda a: np.bytes_("records-00001-of-00003.tfrecord")}, "it is the index of b'records-00001"),
+        ({"shard_sha256": lambda a: np.bytes_("0" * 64)}, "it does not say of its shard what the manifest says"),
+    ],
+)
+def test_an_index_that_says_what_cannot_be_is_refused_when_it_is_opened(work_dir, arrays, words):
+    """2^40 bytes ended in SIGSEGV, an offset of 2^60 in rows that were not there."""
+    write(work_dir)
+    alter_index(work_dir, **arrays)
+    with pytest.raises(
+        UserError, match=f"00000-of-00003.index.npz is damaged: .*{words}.*; delete it and manifest.json"
+    ):
+        open_records(str(work_dir))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda m: m["shards"][0].update(name="../other/records-00000-of-00003.tfrecord"),
+            "shards.0.name is '../other",
+        ),
+        (lambda m: m["shards"][0].update(name="/etc/passwd"), "shards.0.name is '/etc/passwd', it should be records-0"),
+        (
+            lambda m: m["shards"].reverse(),
+            "shards.0.name is 'records-00002-of-00003.tfrecord', it should be records-0000",
+        ),
+        (lambda m: m["shards"].pop(), "shards lists 2, 10 items make 3"),
+        (lambda m: m.update(items=2**50), "shards lists 3, 1125899906842624 items make"),
+        (lambda m: m["shards"][0].update(skipped=1), "shards.0 has not the items that it was made from"),
+        (lambda m: m.update(utterances=9), "utterances is 9, its shards make 10"),
+        (lambda m: m.update(seconds=1.0), "seconds is 1.0, its shards make 0.0"),
+        (lambda m: m.update(joint_sha256="a" * 64), "codec factored has a joint_sha256, and nothing else has"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(work_dir, change, words):
+    write(work_dir)
+    sign_again(work_dir, change)
+    with pytest.raises(UserError, match=f"manifest.json is damaged: {words}.*; delete it, and run the command"):
+        open_records(str(work_dir))
+
+
+def test_a_record_that_is_none_is_one_line(work_dir):
+    """A shard of garbage in good frames, its index and its manifest made to fit."""
+    make = schema.encode_record
+
+    def short(part):
+        return (dataclasses.replace(record, samples=record.samples[:5]) for record in to_records(part))
+
+    whole = make(next(to_records(items()[3:])))
+    for i, garbage in enumerate((b"\xff" * 40, whole[:20], whole.replace(b"labels", b"lapels"))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(schema, "encode_record", lambda record, garbage=garbage: garbage)
+            record_set = write(work_dir / str(i), make=short)
+        with pytest.raises(UserError, match="00000-of-00003.tfrecord is damaged: a record is none of this set"):
+            list(record_set.read())
+        with pytest.raises(UserError, match="00000-of-00003.tfrecord is damaged: a record is none of this set"):
+            record_set.verify()

@@ -67,5 +67,10 @@ def test_a_file_is_read_as_transcripts(work_dir):
     path = work_dir / "text.txt"
     path.write_text("A-1\tMr. Jones, \u00e9tudes!\n\nin 1984 it was\nplain line\nB\ttwo\ttabs\n...\n", encoding="utf-8")
     assert read_sentences(str(path)) == ["MISTER JONES ETUDES", "PLAIN LINE", "TABS"]
+    path.write_text("\ufeffFirst line\rA cup of co\u00adcoa\n\u00bd a cup\n\uff11 cup\nA\u2028B\n", encoding="utf-8")
+    assert read_sentences(str(path)) == ["FIRST LINE", "A CUP OF COCOA", "A B"]
+    path.write_bytes("one\ntwo\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"text\.txt, line 1: .* has the character U\+0000, which no text has: correct"):
+        read_sentences(str(path))
     with pytest.raises(UserError, match="cannot read sentences from"):
         read_sentences(str(work_dir / "gone.txt"))

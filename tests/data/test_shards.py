@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.record_sets import content, write
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data import schema, shards
 
 
@@ -49,7 +50,7 @@ def test_tensorflow_reports_a_real_full_device_as_expected():
 
 @pytest.mark.parametrize("victim", ["index.npz", "manifest.json"])
 def test_a_disk_that_fills_at_a_small_file_leaves_it_out(work_dir, monkeypatch, victim):
-    flush = shards._flush_to_disk
+    flush = files._flush_to_disk
 
     def failing(path):
         if victim in path:
@@ -57,7 +58,7 @@ def test_a_disk_that_fills_at_a_small_file_leaves_it_out(work_dir, monkeypatch, 
         flush(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_flush_to_disk", failing)
+        patch.setattr(files, "_flush_to_disk", failing)
         with pytest.raises(OSError, match="No space left"):
             write(work_dir)
     assert not [name for name in os.listdir(work_dir) if victim in name]

@@ -71,6 +71,13 @@ def test_ids_are_unique_and_sorted():
     assert ids[7] == "digits-train-3-000007"
 
 
+def test_the_source_is_all_that_decides_the_samples():
+    sources = [utterance.source for utterance in digits(count=9)]
+    assert sources == [utterance.source for utterance in digits(count=9)] and len(set(sources)) == 9
+    for changed in (digits(count=9, seed=4), digits(count=9, snr_db=(5.0, 29.0))):
+        assert not set(sources) & {utterance.source for utterance in changed}
+
+
 def test_splits_share_no_voices():
     assert {split: len(voices) for split, voices in VOICES.items()} == {"test": 6, "dev": 4, "train": 71}
     assert len({voice for voices in VOICES.values() for voice in voices}) == 81

@@ -41,14 +41,25 @@ def model():
 def records():
     generator = np.random.default_rng(0)
     samples = [generator.normal(0, 3000, int(16_000 * seconds)).astype(np.int16) for seconds in _SECONDS]
-    return [Record(str(i), "", f"TEXT {i}", row, np.zeros([0], np.int32)) for i, row in enumerate(samples)]
+    return [
+        Record(str(i), f"voice {i % 3}", f"TEXT {i}", row, np.zeros([0], np.int32)) for i, row in enumerate(samples)
+    ]
 
 
 def test_transcriptions_come_in_the_order_of_the_records(model, records):
     found = list(decode.evaluate_records(model, Letters(), Records(records)))
     assert [item.id for item in found] == [record.id for record in records]
     assert [item.reference for item in found] == [record.text for record in records]
+    assert [item.speaker for item in found] == [record.speaker for record in records]
     assert any(item.hypothesis for item in found)
+
+
+def test_transcriptions_know_the_audio_that_was_heard(model, records):
+    louder = [dataclasses.replace(record, samples=record.samples + np.int16(1)) for record in records]
+    sets = (records, records, louder)
+    first, again, other = ([item.audio for item in evaluated(model, heard)] for heard in sets)
+    assert first == again and len(set(first)) == len(records)
+    assert [a == b for a, b in zip(first, other, strict=True)] == [len(record.samples) == 0 for record in records]
 
 
 def test_batching_does_not_change_hypotheses(model, records, monkeypatch):

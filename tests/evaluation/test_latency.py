@@ -1,17 +1,24 @@
 """Latency of networks whose delays are known."""
 
+import dataclasses
 import itertools
+import json
 import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import tiny
 from tests.decoding.networks import scripted
+from tests.toy import tone_utterances
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.decoding.offline import num_log_mel_frames
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation import latency
 from tf_rnnt_kd.evaluation.latency import TimedWord, count_changed_words, pair_words, time_words
+from tf_rnnt_kd.models.saving import save_model
+from tf_rnnt_kd.text.tokenizer import train_tokenizer
 
 FRAMES = 20
 SPOKEN = {2: " ", 3: "A", 5: "B", 9: " ", 10: "C"}
@@ -105,6 +112,43 @@ def test_a_full_context_model_has_no_chunks_and_nothing_has_no_delays():
     found = measure(Scripted(SPOKEN, causal=False), [record()])
     assert "chunk_compute_ms" not in found and found["word_delay_ms"]["mean"] == 0.0
     assert measure(Scripted(SPOKEN), [])["word_delay_ms"] == {"count": 0}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_the_teacher_cannot_align_is_counted_and_has_no_delays(causal):
+    short = dataclasses.replace(record(), samples=np.ones([100], np.int16))  # not one frame
+    assert latency.make_aligner(Scripted(SPOKEN))(short) == [-1] * 5
+    alone, both = (measure(Scripted(late(SPOKEN, 4), causal=causal), r) for r in ([record()], [record(), short]))
+    for name in ("word", "first_token", "last_token"):
+        assert both[f"{name}_delay_ms"] == alone[f"{name}_delay_ms"]
+    assert (alone["unaligned_utterances"], both["unaligned_utterances"]) == (0, 1)
+    rows = [line.split() for line in latency.format_latency({"test": both}).splitlines()]
+    assert ["unaligned_utterances", "1"] in rows
+
+
+def test_an_utterance_without_words_is_not_one_that_cannot_be_aligned():
+    silent = dataclasses.replace(record(), text="", labels=np.zeros([0], np.int32))
+    found = measure(Scripted(SPOKEN, causal=False), [silent])
+    assert found["unaligned_utterances"] == 0 and found["word_delay_ms"] == {"count": 0}
+
+
+def test_records_of_another_tokenizer_are_refused(work_dir):
+    utterances = tone_utterances(num_utterances=2, seed=0)
+    texts = [utterance.text for utterance in utterances] + ["XYZ"]
+    other = train_tokenizer(texts, str(work_dir / "other"), kind="characters", vocabulary_size=None)
+    own = tiny.tokenizer(work_dir / "own")
+    for name, causal in (("model", True), ("teacher", False)):
+        save_model(tiny.transducer(own.vocabulary_size, causal=causal), own, str(work_dir / name))
+    for name, tokenizer in (("right", own), ("wrong", other)):
+        tiny.write_set(work_dir / name, tokenizer, utterances)
+    places = str(work_dir / "model"), str(work_dir / "teacher")
+    words = f"wrong was made with tokenizer {other.hash[:12]}, not {own.hash[:12]}"
+    with pytest.raises(UserError, match=words):
+        folders = [str(work_dir / name) for name in ("right", "wrong")]
+        latency.evaluate_latency(*places, folders, str(work_dir / "latency.json"))
+    assert not (work_dir / "latency.json").exists()
+    latency.evaluate_latency(*places, [str(work_dir / "right")], str(work_dir / "latency.json"))
+    assert json.loads((work_dir / "latency.json").read_text())["sets"]["right"]["unaligned_utterances"] == 0
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_what_was_tried_is_not_tried_again(work_dir, monkeypatch):
 
     class Development:
         def __init__(self, *arguments):
-            pass
+            assert arguments == ("checkpoint", "records", None, 2, "whitespace")
 
         def error_rate(self, weights):
             if len(seen) == 3:
@@ -55,7 +55,7 @@ def test_what_was_tried_is_not_tried_again(work_dir, monkeypatch):
     found, whole = None, []
     while found is None:
         try:
-            found = tune_weights(*arguments, language_model=None, beam=2, trials=trials)
+            found = tune_weights(*arguments, language_model=None, beam=2, trials=trials, normaliser="whitespace")
         except KeyboardInterrupt:  # killed after three trials
             assert len(seen) == 3
         whole += seen

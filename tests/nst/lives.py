@@ -25,7 +25,6 @@ from tf_rnnt_kd.nst import run
 from tf_rnnt_kd.nst.plan import Plan
 from tf_rnnt_kd.progress import Progress
 from tf_rnnt_kd.training.objective import Objective
-from tf_rnnt_kd.training.schedules import WarmupCosine
 from tf_rnnt_kd.training.strategy import make_strategy
 
 _STAGES = ("prepare", "train", "label_folder", "evaluate_checkpoint", "save_model", "report")  # as `nst.run` knows them
@@ -38,9 +37,8 @@ _SLOWNESS = 0.02  # seconds that a write takes longer, so that it is hit
 
 def make_plan() -> Plan:
     """A teacher and a student of its lattices; steps that are reported one by one, and checkpoints at most of them."""
-    often = {"report_every": 1, "checkpoint_every": 2, "evaluate_every": 3}
-    rate = WarmupCosine(1e-6, steps=6, warmup=2)
-    training = tiny.training(6, learning_rate=rate, labelled_fraction=0.3, **often)
+    every = {"report_every": 1, "checkpoint_every": 2, "evaluate_every": 3}
+    training = tiny.training(6, rate_steps=6, peak=1e-6, labelled_fraction=0.3, **every)
     plan = test_run.make_plan()
     teacher, student = (dataclasses.replace(generation, training=training) for generation in plan.generations)
     teacher = dataclasses.replace(teacher, objective=Objective(ctc_weight=0.0))
@@ -117,7 +115,7 @@ def live(work_dir: pathlib.Path, life: Life) -> int:
         code = 1
         try:
             life.watch()
-            run.run_plan(make_plan(), str(work_dir), lambda: make_strategy("one_device"), None)
+            run.run_plan(run.Start(make_plan(), str(work_dir)), lambda: make_strategy("one_device"), None)
             code = 0
         finally:
             os._exit(code)

@@ -147,3 +147,42 @@ def test_the_text_that_gin_writes_is_read(param, changes):
     assert before != now
     found = find_changes(before, now)
     assert {name.rsplit(".", 1)[-1] for name in found} == {name.rsplit(".", 1)[-1] for name in changes}
+
+
+def trained(folder, config):
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text("{}")
+    (folder / "config.gin").write_text(config)
+
+
+def test_a_finished_generation_keeps_the_configuration_that_made_it(work_dir, capsys):
+    trained(work_dir / "seed-0/teacher", CONFIG)
+    changed = CONFIG.replace("STEPS = 4", "STEPS = 5")
+    begin(str(work_dir), CONFIG)
+    begin(str(work_dir), changed, allow_change=True)
+    assert "seed-0/teacher is finished and keeps its own" in capsys.readouterr().out
+    assert (work_dir / "seed-0/teacher/config.gin").read_text() == CONFIG
+    note = "#! seed-0/teacher was made by another configuration: seed-0/teacher/config.gin\n"
+    assert (work_dir / "config.gin").read_text() == note + changed
+    begin(str(work_dir), changed, must_be_equal=True)
+    trained(work_dir / "seed-1/teacher", changed)
+    begin(str(work_dir), changed)
+    assert (work_dir / "config.gin").read_text() == note + changed
+
+
+def test_where_all_is_finished_the_configuration_stays(work_dir, capsys):
+    trained(work_dir / "seed-0/teacher", CONFIG)
+    begin(str(work_dir), CONFIG)
+    changed = CONFIG.replace("STEPS = 4", "STEPS = 5")
+    begin(str(work_dir), changed, allow_change=True, is_finished=lambda: True)
+    assert (work_dir / "config.gin").read_text() == CONFIG and not (work_dir / "config-1.gin").exists()
+    said = capsys.readouterr().out
+    assert "STEPS" in said and "from here on" not in said and "stays as it is" in said
+
+
+def test_all_differences_are_named_at_once(work_dir):
+    begin(str(work_dir), CONFIG)
+    (work_dir / "records").mkdir()
+    other = CONFIG.replace("STEPS = 4", "STEPS = 5").replace("     3.0)", "     4.0)")
+    with pytest.raises(UserError, match=r"STEPS = 4 there, STEPS = 5 now; Training.buckets = .*4.0\) now"):
+        begin(str(work_dir), other)

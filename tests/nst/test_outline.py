@@ -62,7 +62,7 @@ def test_features_in_place_of_audio_are_a_quarter_of_it(quickstart):
     ]
     words = describe(dataclasses.replace(plan, corpora=corpora), NOTHING)
     # As above, with 8000 bytes a second in place of 32000.
-    assert words.count("digits-unlabelled-factored (factored, float32): 68.9 MB an hour") == 2
+    assert words.count("digits-unlabelled-factored-uint8 (factored, float32): 68.9 MB an hour") == 2
     assert "digits-labelled: transcribed, 1 h, 28.8 MB of records" in words
     assert "digits-unlabelled: audio only, 1 h, 115 MB of records" in words
 

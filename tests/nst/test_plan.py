@@ -96,6 +96,14 @@ def test_what_the_plan_names_must_be_there(changes, message):
         (generation("x", "teacher", codec="factored"), "'x': a codec goes with kl_weight > 0"),
         (generation("x", "teacher", objective=Objective(kl_weight=0.1)), "kl_weight > 0 with a codec"),
         (generation("x", "teacher", training=training()), "'x': labelled_fraction is 1"),
+        (
+            soft(
+                "x",
+                objective=Objective(kl_weight=0.1, teacher_delay=(0, 1)),
+                training=training(labelled_fraction=0.3, accumulation=2),
+            ),
+            "'x': Objective.teacher_delay of several values: decided over the whole batch, .*accumulation = 2",
+        ),
         (generation("x", labelled=("train", "dev")), "'x' trains on 'dev', which is held out"),
         (generation("x", "teacher", unlabelled=("test",)), "'x' trains on 'test', which is held out"),
     ],
@@ -142,7 +150,7 @@ def test_each_student_has_the_sets_of_its_corpora():
     plan = make_plan(generation("teacher"), soft("student", unlabelled=("train", "audio"), targets_dtype="bfloat16"))
     sets = plan.label_sets(plan.generations[1])
     assert sets == [LabelSet("teacher", name, "factored", "bfloat16") for name in ("train", "audio")]
-    assert [s.name for s in sets] == ["train-factored", "audio-factored"]
+    assert [s.name for s in sets] == ["train-factored-bfloat16", "audio-factored-bfloat16"]
 
 
 def test_features_stand_in_for_audio_where_only_trainings_read_it():
@@ -225,3 +233,14 @@ def test_a_language_model_needs_text_and_one_kind(changes, message):
 def test_a_decoding_that_cannot_be_is_refused(decodings, message):
     with pytest.raises(UserError, match=message):
         make_plan(decoded(*decodings), language_models=(NGRAMS,))
+
+
+def test_a_normaliser_is_one_that_is_here():
+    assert make_plan().normaliser == "none" and make_plan(normaliser="whitespace").normaliser == "whitespace"
+    with pytest.raises(UserError, match="normaliser is 'whitespce': none of .*: did you mean whitespace"):
+        make_plan(normaliser="whitespce")
+
+
+def test_a_plan_of_which_data_is_prepared_only_needs_no_generation():
+    plan = make_plan(generations=(), development="dev", tests=("dev",))
+    assert plan.stored_features(plan.corpus("dev")) is None

@@ -14,7 +14,6 @@ from tf_rnnt_kd.nst.plan import Corpus, Generation, Plan, TokenizerSpec
 from tf_rnnt_kd.nst.preparation import prepare
 from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Objective
-from tf_rnnt_kd.training.schedules import WarmupCosine
 from tf_rnnt_kd.training.strategy import make_strategy
 
 ROWS = ("teacher", "student", "student/second_pass")
@@ -28,8 +27,7 @@ def corpus(name, count, seed, labelled=True):
 def make_plan():
     """A teacher of a few steps and a cascade that learns from its lattices, on a few utterances each."""
     # Too slow to learn: the teacher has to keep something to say.
-    rate = WarmupCosine(1e-6, steps=4, warmup=2)
-    training = tiny.training(4, learning_rate=rate, labelled_fraction=0.3, report_every=2)
+    training = tiny.training(4, rate_steps=4, peak=1e-6, labelled_fraction=0.3, report_every=2)
     common = {"training": training, "labelled": ("train",)}
     return Plan(
         name="toy",
@@ -54,8 +52,10 @@ def make_plan():
     )
 
 
-def go(work_dir, plan=None):
-    return run.run_plan(plan or make_plan(), str(work_dir), lambda: make_strategy("one_device"), None)
+def go(work_dir, plan=None, **options):
+    return run.run_plan(
+        run.Start(plan or make_plan(), str(work_dir), **options), lambda: make_strategy("one_device"), None
+    )
 
 
 def times(work_dir):
@@ -64,13 +64,6 @@ def times(work_dir):
         path for path in work_dir.rglob("*") if path.is_file() and path.parent != work_dir and path.name != ".lock"
     ]
     return {str(path): path.stat().st_mtime_ns for path in files}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run in this process and its report."""
-    work_dir = tmp_path_factory.mktemp("nst") / "run"
-    return work_dir, go(work_dir)
 
 
 @pytest.mark.slow
@@ -100,9 +93,10 @@ def test_in_a_whole_run_features_stand_in_where_only_trainings_read(finished, wo
     go(work_dir, dataclasses.replace(plan, corpora=trained_on))
     labels = "seed-0/teacher/labels/audio-factored"
     sizes = [
-        {name: sum(path.stat().st_size for path in (folder / name).glob("*.tfrecord")) for name in SETS}
+        {name: sum(path.stat().st_size for path in folder.glob(f"{name}*/*.tfrecord")) for name in SETS}
         for folder in (finished[0], work_dir)
     ]
+    assert (work_dir / f"{labels}-uint16").is_dir()
     assert sizes[0]["records/audio"] == sizes[1]["records/audio"]  # which the teacher has to hear
     assert sizes[0]["records/dev"] == sizes[1]["records/dev"]
     assert all(sizes[1][name] < 0.75 * sizes[0][name] for name in ("records/train", labels))
@@ -126,10 +120,10 @@ def test_only_what_is_missing_is_done_again(finished, row):
     lost = work_dir / "seed-0" / row / "results.json"
     content = lost.read_bytes()
     lost.unlink()
-    assert not run.is_finished(make_plan(), find_job(make_plan(), "0/student"), str(work_dir))
+    assert not run.is_finished(run.Start(make_plan(), str(work_dir)), find_job(make_plan(), "0/student"))
     assert go(work_dir) == report and lost.read_bytes() == content
     changed = {path for path, time in times(work_dir).items() if before[path] != time}
-    assert changed == {str(lost), str(lost.with_name("hypotheses-test.tsv"))}
+    assert changed == {str(lost.with_name(n)) for n in ("results.json", "results.lineage.json", "hypotheses-test.tsv")}
 
 
 def test_preparation_writes_every_corpus_once_with_one_tokenizer(work_dir):

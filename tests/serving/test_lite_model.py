@@ -52,8 +52,30 @@ def test_a_second_stream_begins_anew(exported):
 
 def test_bad_samples_are_refused(exported):
     _, _, recognizer = exported
-    with pytest.raises(UserError, match="samples are not finite"):
-        list(recognizer.stream(in_chunks(np.full([2_000], np.inf, np.float32), 500)))
+    for value, words in ((np.inf, "samples are not finite"), (1e20, "reach beyond 8"), (-8.5, "reach beyond 8")):
+        with pytest.raises(UserError, match=words):
+            list(recognizer.stream(in_chunks(np.full([2_000], value, np.float32), 500)))
+
+
+@pytest.mark.parametrize("exported", [(1, 4)], indirect=True, ids=[""])
+def test_a_state_that_is_not_finite_is_told_by_the_file_and_refused_by_its_caller(exported, monkeypatch):
+    _, _, recognizer = exported
+    state = recognizer._initial_state()
+    heard = {"samples": networks.noise(1.0)[None, : 4 * 640 + 240], "num_frames": np.array([4], np.int32)}
+    for name, tensor in state.items():
+        for value in (np.nan, np.inf, -np.inf) if tensor.dtype == np.float32 else ():
+            spoiled = tensor.copy()
+            spoiled.flat[-1] = value
+            try:
+                outputs = recognizer._step(**heard, **{**state, name: spoiled})
+            except RuntimeError as error:  # by NaN a label is found that there is not
+                assert "index out of bounds" in str(error)
+            else:
+                assert not outputs["finite"][0]
+    assert recognizer._step(**heard, **state)["finite"][0]
+    monkeypatch.setattr(recognizer, "_initial_state", lambda: {**state, "predicted": state["predicted"] * np.nan})
+    with pytest.raises(UserError, match="features, scores or state are not finite"):
+        list(recognizer.stream([networks.noise(1.0)]))
 
 
 @pytest.mark.parametrize("exported", [(1, 4)], indirect=True, ids=[""])
@@ -93,12 +115,12 @@ def test_what_cannot_be_streamed_in_steps_is_refused(tmp_path):
 
 def test_each_caller_refuses_the_other_kind_and_damage(exported, tmp_path):
     folder, _, _ = exported
-    with pytest.raises(UserError, match="no exported model"):
+    with pytest.raises(UserError, match="holds an export of kind tflite, not saved_model"):
         Recognizer(str(folder))
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / METADATA).write_bytes((folder / METADATA).read_bytes())
     for content in (None, b"not a model"):
         if content:
             (tmp_path / LITE_FILE).write_bytes(content)
-        with pytest.raises(UserError, match="damaged"):
+        with pytest.raises(UserError, match="damaged" if content else f"{LITE_FILE} is missing"):
             LiteRecognizer(str(tmp_path))

@@ -79,6 +79,56 @@ def test_bad_samples_end_their_own_session_only(signatures):
         assert [text.strip() for text in texts] == expected
 
 
+def test_samples_out_of_scale_end_their_session_and_the_next_one_is_heard(signatures):
+    good, bad = networks.noise(1.5, seed=3), networks.noise(1.5, seed=4)
+    expected = [_transcribe(signatures, row)[0] for row in (good, bad[9_000:])]
+    for value in (1e20, -3e38, 8.1, -8.1):
+        spoiled = bad[:9_000].copy()
+        spoiled[123] = value
+        heard, state = sessions.step(signatures, sessions.initial_state(signatures, 2), [good[:9_000], spoiled])
+        assert heard["error"].numpy().tolist() == [b"", b"samples reach beyond 8, where 1 is full scale"]
+        assert heard["scores"][1] == 0.0 and heard["num_labels"][1] == 0
+        ended, _ = sessions.step(signatures, state, [good[9_000:], bad[9_000:]], flush=range(2))
+        texts = [a + b for a, b in zip(heard["text"].numpy(), ended["text"].numpy(), strict=True)]
+        assert [text.strip() for text in texts] == expected
+    spoiled[123] = 8.0
+    heard, _ = sessions.step(signatures, sessions.initial_state(signatures, 1), [spoiled])
+    assert heard["error"].numpy().tolist() == [b""]
+
+
+def test_a_state_that_is_not_finite_ends_its_session_and_no_other_changes_by_a_bit(signatures):
+    rows = [networks.noise(0.9, seed) for seed in (3, 4, 5)]
+    _, before = sessions.step(signatures, sessions.initial_state(signatures, 3), [row[:9_000] for row in rows])
+    fresh = signatures["initial_state"]()
+    clean, _ = sessions.step(signatures, before, [row[9_000:] for row in rows])
+    for name in [name for name, tensor in before.items() if tensor.dtype == tf.float32]:
+        for value in (np.nan, np.inf, -np.inf):
+            spoiled = before[name].numpy()
+            spoiled[1].flat[-1] = value
+            heard, state = sessions.step(signatures, {**before, name: spoiled}, [row[9_000:] for row in rows])
+            assert heard["error"].numpy().tolist() == [b"", b"features, scores or state are not finite", b""]
+            assert heard["text"].numpy()[1] == b"" and heard["num_labels"][1] == 0 and heard["scores"][1] == 0.0
+            for key, tensor in heard.items():
+                np.testing.assert_array_equal(tensor.numpy()[::2], clean[key].numpy()[::2][..., : tensor.shape[-1]])
+            for key, tensor in state.items():
+                np.testing.assert_array_equal(tensor[1], fresh[key][0])
+        unheard, _ = sessions.step(signatures, {**before, name: spoiled}, [row[:0] for row in rows])
+        assert unheard["error"].numpy().tolist() == [b"", b"features, scores or state are not finite", b""]
+
+
+def test_counts_that_no_step_leaves_are_an_error_of_their_row(signatures):
+    rows = [networks.noise(0.5, seed)[:8_000] for seed in (3, 4)]
+    for change in ({"num_pending": -1}, {"num_pending": 1 << 30}, {"frame": 7}, {"encoder_0": -(1 << 31)}):
+        state = {name: tensor.numpy() for name, tensor in sessions.initial_state(signatures, 2).items()}
+        for name, value in change.items():
+            state[name][1] = value
+        heard, after = sessions.step(signatures, state, rows)
+        assert heard["error"].numpy().tolist() == [b"", b"the state is none of this model's"]
+        alone, _ = sessions.step(signatures, sessions.initial_state(signatures, 1), rows[:1])
+        assert heard["text"].numpy()[0] == alone["text"].numpy()[0]
+        assert after["num_pending"][1] == after["frame"][1] == 0
+
+
 def test_a_length_beyond_the_samples_is_an_error_of_its_row(signatures):
     samples, lengths = tf.zeros([3, 8]), tf.constant([8, 9, -1])
     no = tf.constant([False] * 3)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import types
 
 import numpy as np
@@ -78,12 +79,69 @@ def test_a_folder_of_output_has_the_tree_of_the_input(audio, tmp_path, capsys):
 
 
 def test_standard_input_is_raw_samples(audio, tmp_path, capsys, monkeypatch):
-    samples = io.BytesIO(np.zeros([4_000], "<i2").tobytes() + b"\x01")
+    samples = io.BytesIO(np.zeros([4_000], "<i2").tobytes())
     monkeypatch.setattr(transcription.sys, "stdin", types.SimpleNamespace(buffer=samples))
     assert _run(capsys, "-") == "-: ONE TWO É\n"
     samples.seek(0)
     _run(capsys, "-", output=str(tmp_path / "out"))
     assert (tmp_path / "out" / "stdin.txt").read_text(encoding="utf-8") == "ONE TWO É\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "heard", "message"),
+    [
+        (bytes(8_001), "-: ONE TWO É\n", "standard input has 8001 bytes, an odd number"),
+        (bytes(1), "", "standard input has no samples"),
+        (b"", "", "standard input has no samples"),
+    ],
+)
+def test_standard_input_that_is_no_samples_is_told(capsys, monkeypatch, content, heard, message):
+    monkeypatch.setattr(transcription.sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+    with pytest.raises(UserError, match=message):
+        _run(capsys, "-")
+    assert capsys.readouterr().out == heard
+
+
+def test_a_bad_file_keeps_no_other_from_being_heard(audio, tmp_path, capsys):
+    (audio / "broken.wav").write_bytes(b"no audio")
+    samples = np.zeros([1_600], np.float32)
+    samples[9] = np.nan
+    soundfile.write(audio / "deep" / "a.wav", samples, 16_000, subtype="FLOAT")
+    strange = os.fsdecode(os.fsencode(audio) + b"/caf\xe9.wav")
+    soundfile.write(audio / "x.wav", np.zeros([1_600]), 16_000)
+    os.rename(audio / "x.wav", strange)
+    with pytest.raises(UserError) as caught:
+        _run(capsys, audio, tmp_path / "no.wav")
+    assert capsys.readouterr().out == f"{audio}/a.wav: ONE TWO É\n{audio}/deep/b.flac: ONE\n"
+    message = caught.value.message
+    assert message.startswith("6 sources: 4 problems: (1) cannot read audio from ") and "\n" not in message
+    assert f"{audio}/broken.wav: it is no audio of a known format; replace" in message
+    assert f"{audio}/deep/a.wav: its samples are not finite; replace" in message
+    assert f"{audio}/caf\\xe9.wav: its name is not UTF-8: rename it" in message
+    assert f"{tmp_path}/no.wav: No such file or directory" in message
+
+
+def test_what_cannot_be_heard_is_told_with_its_file(audio, capsys):
+    class Deaf(_Counter):
+        def stream(self, chunks):
+            raise UserError("the sound is too long")
+
+    with pytest.raises(UserError, match=rf"2 sources: 2 problems: \(1\) {audio}/a.wav: the sound is too long; \(2\)"):
+        transcribe_sources(Deaf(), find_sources([str(audio)]), chunk_ms=100)
+
+
+def test_output_that_cannot_be_spelled_is_one_line(audio, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(transcription.sys, "stdout", output)
+    with pytest.raises(UserError, match=r"standard output is ascii and can't hold '\\xc9': set PYTHONIOENCODING=utf-8"):
+        transcribe_sources(_Counter(), find_sources([str(audio / "a.wav")]), chunk_ms=100)
+
+
+def test_folders_are_searched_as_corpora_are(audio, tmp_path):
+    os.symlink("..", audio / "deep" / "up")
+    (audio / ".Trash-1000").mkdir()
+    soundfile.write(audio / ".Trash-1000" / "deleted.wav", np.zeros([1_600]), 16_000)
+    assert [source.name for source in find_sources([str(audio)])] == ["a", "deep/b"]
 
 
 def test_options_that_do_not_go_together_are_refused(audio, tmp_path):

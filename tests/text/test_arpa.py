@@ -1,4 +1,5 @@
 import math
+import random
 
 import numpy as np
 import pytest
@@ -33,12 +34,14 @@ ngram 2=2
 
 @pytest.fixture
 def small(work_dir):
-    """A function that writes the file after a replacement and reads it."""
+    """A function that writes the file after replacements, old and new in turn, and reads it."""
 
-    def read(old="", new=""):
-        assert old in SMALL
-        path = work_dir / "small.arpa"
-        path.write_text(SMALL.replace(old, new, 1) if old else SMALL, encoding="utf-8")
+    def read(*replacements):
+        path, content = work_dir / "small.arpa", SMALL
+        for old, new in zip(replacements[::2], replacements[1::2], strict=True):
+            assert old in content
+            content = content.replace(old, new, 1)
+        path.write_text(content, encoding="utf-8")
         return read_arpa(str(path), PIECES)
 
     return read
@@ -76,7 +79,7 @@ def test_a_label_without_unigram_is_unknown(small):
     unknown = small("-1.5\t\u2581B", "-3\t<unk>")
     assert unknown[0][(3,)].log_prob == pytest.approx(-3 * math.log(10))
     with pytest.raises(UserError, match="neither a unigram of the label '\u2581B' nor <unk>"):
-        small("-1.5\t\u2581B", "-1.5\t<s>")
+        small("1=5", "1=4", "-1.5\t\u2581B\n", "")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,17 @@ def test_a_label_without_unigram_is_unknown(small):
         ("-0.1\t<s> A", "-o.1\t<s> A", "'-o.1' is no logarithm of a probability"),
         ("-0.1\t<s> A", "nan\t<s> A", "'nan' is no logarithm"),
         ("-0.2\tA </s>", "-0.2\t<s> A", "line 15: the n-gram stands there twice"),
+        ("-0.6\t</s>\t0", "-99\t<s>\t-1", "line 8: the n-gram stands there twice"),
+        ("-0.7\tA", "0.3\tA", "line 10: '0.3' is the logarithm of a probability above one; one of 0 or less"),
+        ("-0.1\t<s> A", "0.001\t<s> A", "line 14: '0.001' is the logarithm of a probability above one"),
+        ("-0.1\t<s> A", "inf\t<s> A", "line 14: 'inf' is no logarithm of a probability"),
+        ("-0.1\t<s> A", "-1e999\t<s> A", "line 14: '-1e999' is no logarithm of a probability"),
+        ("-0.1\t<s> A", "-1_0\t<s> A", "line 14: '-1_0' is no logarithm of a probability"),
+        ("\u2581\t-0.25", "\u2581\tnan", "line 9: 'nan' is no logarithm"),
+        ("\u2581\t-0.25", "\u2581\t12", "line 9: '12' is no logarithm of a back-off weight"),
+        ("\u2581\t-0.25", "\u2581\t0.7", "line 9: a back-off weight that leaves probabilities below one should stand"),
+        ("ngram 1=5", "ngram 1=\u00b2", "line 3: 'ngram 1=COUNT' should stand here"),
+        ("ngram 1=5", f"ngram 1={'9' * 5000}", "line 3: 'ngram 1=COUNT' should stand here"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_line(small, old, new, message):
@@ -119,3 +133,63 @@ def test_files_that_are_missing_or_no_text_are_named(work_dir):
     (work_dir / "binary.arpa").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot read n-grams"):
         read_arpa(str(work_dir / "binary.arpa"), PIECES)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(small, work_dir):
+    ngrams = small()
+    for content in (SMALL, SMALL.lstrip()):
+        (work_dir / "marked.arpa").write_text(content, encoding="utf-8-sig")
+        assert read_arpa(str(work_dir / "marked.arpa"), PIECES) == ngrams
+
+
+def test_a_probability_of_one_may_be_rounded_and_one_of_zero_is_never_less(small):
+    assert small("-0.1\t<s> A", "0.00001\t<s> A")[1][(0, 2)].log_prob == 0.0
+    assert small("-0.1\t<s> A", "-120\t<s> A")[1][(0, 2)].log_prob == pytest.approx(-99 * math.log(10))
+
+
+def test_a_back_off_weight_above_one_is_read_where_no_probability_becomes_so(small):
+    """Of what may follow a space all is less likely than 10^-0.6."""
+    raised = small("\u2581\t-0.25", "\u2581\t0.5")
+    assert log_prob(raised, (1,)) == pytest.approx(math.log(10) * (-0.5 - 1 + 0.5 - 0.6))
+    # What is listed needs no back-off: after A all but its end is rarer than 10^-0.7.
+    assert small("-0.7\tA", "-0.7\tA\t0.65")[0][(2,)].backoff == pytest.approx(0.65 * math.log(10))
+    with pytest.raises(UserError, match="line 10: a back-off weight"):
+        small("-0.7\tA", "-0.7\tA\t0.75")
+
+
+def test_of_500_damaged_files_each_is_read_or_refused_in_one_line(work_dir):
+    """What is read has no probability above one, anywhere."""
+    whole = str(work_dir / "whole.arpa")
+    write_arpa(whole, estimate_ngrams(SENTENCES, 3, len(PIECES)), PIECES)
+    sources = [SMALL.encode(), (work_dir / "whole.arpa").read_bytes()]
+    rng, path, read = random.Random(17), work_dir / "damaged.arpa", 0
+    for _ in range(500):
+        path.write_bytes(_damage(rng, rng.choice(sources)))
+        try:
+            ngrams = read_arpa(str(path), PIECES)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            read += 1
+            scores = [log_prob(ngrams, sentence) for sentence in [(), (1,), (2,), (3, 2), (1, 2, 1, 3)]]
+            assert all(math.isfinite(score) and score <= 0.03 * len(ngrams) for score in scores)
+    assert 10 < read < 250
+
+
+_STRANGE = "\t \n \0 \r nan inf 1e999 99 5 0.5 <s> </s> <unk> A \u2581 \\end\\ \\2-grams: \ufeff 1_0 \u00b2 \u2028 \x85"
+
+
+def _damage(rng, content):
+    """Something strange put in, something cut out, a byte changed, or a line moved."""
+    place, strange = rng.randrange(len(content)), rng.choice(_STRANGE.split(" ")).encode()
+    lines = content.split(b"\n")
+    lines.insert(rng.randrange(len(lines)), rng.choice(lines))
+    return rng.choice(
+        [
+            content[:place] + strange + content[place:],
+            content[:place] + strange + content[place + len(strange) :],
+            content[:place] + content[place + rng.randrange(1, 30) :],
+            content[:place] + bytes([rng.randrange(256)]) + content[place + 1 :],
+            b"\n".join(lines),
+        ]
+    )

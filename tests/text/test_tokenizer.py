@@ -1,18 +1,25 @@
+import dataclasses
 import gc
 import hashlib
+import io
+import json
 import os
+import random
 import re
 import subprocess
 import sys
 
 import pytest
+import sentencepiece
 import tensorflow as tf
 import tensorflow_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.spellings import SPELLINGS
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.text import tokenizer as tokenizer_module
+from tf_rnnt_kd.text.normalize import normal_form
 from tf_rnnt_kd.text.tokenizer import load_tokenizer, train_tokenizer
 
 TEXTS = ["ZERO ONE TWO", "THREE FOUR FIVE", "SIX SEVEN EIGHT NINE", "IT'S QUITE A ZOO"] * 3
@@ -22,6 +29,14 @@ MODELS = {**dict.fromkeys(SIZES, "tokenizer.model"), "wordpiece": "vocab.txt"}
 
 def train(folder, kind, texts=TEXTS, **changes):
     return train_tokenizer(texts, str(folder), **{"kind": kind, "vocabulary_size": SIZES[kind], **changes})
+
+
+def train_large(folder, kind, texts):
+    """As many pieces as the text allows."""
+    try:
+        return train(folder, kind, texts, vocabulary_size=None if kind == "characters" else 900)
+    except UserError as error:
+        return train(folder, kind, texts, vocabulary_size=int(re.search(r"reaches (\d+) at most", str(error))[1]))
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -65,7 +80,10 @@ def test_blank_is_id_zero_and_spells_nothing(trained):
 def test_pieces_agree_with_tensorflow_text(trained):
     """Whoever exports the model detokenizes by the op: it must give the same text."""
     if trained.kind == "wordpiece":
-        pytest.skip("has no detokenizer that serving uses")
+        op = tensorflow_text.WordpieceTokenizer(os.path.join(trained.folder, "vocab.txt"), token_out_type=tf.int32)
+        for text in [*TEXTS[:4], "ZEROONE OZ'Q QQQ", "TWOS EIGHTNINE"]:
+            assert op.tokenize(text.split()).flat_values.numpy().tolist() == trained.encode(text)
+        return
     with open(os.path.join(trained.folder, "tokenizer.model"), "rb") as file:
         op = tensorflow_text.SentencepieceTokenizer(file.read(), out_type=tf.int32)
     for text in TEXTS[:4]:
@@ -120,7 +138,91 @@ def test_a_very_long_word_is_not_lost(work_dir, kind):
     assert trained.decode(trained.encode(word)) == word
 
 
+# Letters of several scripts and forms, marks of tokenizers, and what is invisible or no text at all.
+_ALPHABET = [
+    *"ABC'é#<>[]\\ıकคำև½ﬁＡ… \t\n\r\0\x1b\x1c\x85\xa0\xad\u200b\u200c\u200d\u2028\ufeff\ufffd\ufe0f\ue000\ud800\u3164",
+    *("e\u0301", "\u1112\u1161\u11ab", "\u0915\u093c", "\U0001f469", "\ufdfa"),
+    *("\u2581", "<unk>", "<s>", "</s>", "[UNK]", "<pad>", "<0x41>", "##", "[PAD]"),
+]
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def strange(request, tmp_path_factory):
+    """A tokenizer whose training text has all of the alphabet that a text may have."""
+    texts = [" ".join(letter for letter in _ALPHABET if not re.search("[\0\x1b\ufffd\ud800]", letter)), *TEXTS]
+    return train_large(tmp_path_factory.mktemp(request.param), request.param, texts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(_ALPHABET), max_size=12).map("".join))
+def test_any_text_at_all_comes_back_in_its_normal_form_or_is_refused(strange, text):
+    try:
+        ids = strange.encode(text)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert strange.blank_id not in ids
+        assert strange.decode(ids) == normal_form(text)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_every_spelling_comes_back_in_its_normal_form(work_dir, kind):
+    typed = [text for text, _ in SPELLINGS.values()]
+    trained = train_large(work_dir, kind, typed)
+    for text, expected in SPELLINGS.values():
+        assert trained.decode(trained.encode(text)) == expected
+
+
 # -- what is refused --
+
+
+@pytest.mark.parametrize("mark", ["[UNK]", "<unk>", "<s>", "</s>", "\u2581"])
+@pytest.mark.parametrize("kind", SIZES)
+def test_marks_of_tokenizers_are_refused_where_they_were_trained_on_too(work_dir, kind, mark):
+    """In the ids of wordpiece [UNK] was blank; of <unk> sentencepiece said to train on text that has it."""
+    trained = train_large(work_dir, kind, [*TEXTS, f"HE SAID {mark} TO THEM"])
+    with pytest.raises(UserError, match=f"^'HE SAID .* THEM' has '{re.escape(mark)}', which tokenizers and language"):
+        trained.encode(f"HE SAID {mark} TO THEM")
+    assert trained.decode(trained.encode("HE SAID TO THEM")) == "HE SAID TO THEM"
+
+
+def test_wordpiece_spells_words_that_look_like_its_own_marks(work_dir):
+    """`##TAG` lost its `##`: it is the name of the piece that ends a word in TAG."""
+    trained = train(work_dir, "wordpiece", ["A ##TAG ##", "B TAG [UNKNOWN]"], vocabulary_size=90)
+    for text in ("B ##TAG A##", "A##TAG ##", "### #", "[UNKNOWN] [UN"):
+        assert trained.decode(trained.encode(text)) == text
+        assert trained.blank_id not in trained.encode(text)
+
+
+def test_a_word_of_any_length_is_spelled_in_good_time(work_dir):
+    """TensorFlow's operation needs the cube of a word's length."""
+    trained = train(work_dir, "wordpiece")
+    word = "ZERO" * 50_000
+    assert trained.decode(trained.encode(f"ONE {word}")) == f"ONE {word}"
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_words_that_labels_do_not_spell_are_named(work_dir, kind):
+    """Whatever a library may do to a text: no label is lost, and none is blank."""
+    trained = train(work_dir, kind)
+    ids, tokenize = trained.encode("ONE"), trained._tokenize
+    for wrong in ([*ids, trained.blank_id], ids[:-1], []):
+        broken = dataclasses.replace(
+            trained, _tokenize=lambda text, wrong=wrong: wrong if "ONE" in text else tokenize(text)
+        )
+        with pytest.raises(UserError) as caught:
+            broken.encode("ZERO ONE TWO")
+        assert str(caught.value) == (
+            f"the {kind} tokenizer in {work_dir} has no labels that spell 'ONE' in 'ZERO ONE TWO': correct the "
+            "transcript, leave the utterance out, or take another kind of tokenizer"
+        )
+        assert broken.encode("ZERO TWO") == trained.encode("ZERO TWO")
+
+
+def test_text_that_is_none_is_refused_in_training(work_dir):
+    with pytest.raises(UserError, match=r"'B\\x00C' has the character U\+0000, which no text has"):
+        train(work_dir / "new", "characters", ["A", "B\0C"])
+    assert not (work_dir / "new").exists()
 
 
 def test_unknown_characters_are_named(trained):
@@ -263,8 +365,59 @@ def test_a_flipped_byte_in_the_model_is_noticed(work_dir, kind):
 def test_a_damaged_description_is_noticed(work_dir, text):
     train(work_dir, "characters")
     (work_dir / "tokenizer.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="tokenizer.json is damaged: delete .* and train the tokenizer again"):
+    with pytest.raises(UserError, match="tokenizer.json is damaged: .*; delete .* and train the tokenizer again"):
         load_tokenizer(str(work_dir))
+
+
+def _replace_model(folder, kind, model):
+    """Writes another model, and the hash that fits it."""
+    (folder / MODELS[kind]).write_bytes(model)
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps({**description, "sha256": hashlib.sha256(model + kind.encode()).hexdigest()}))
+
+
+@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("model", [b"", b"garbage", b"\xff\xfe\0", b"A\nA\n", b"[UNK]\n\nA\n", b"[UNK]\nA\nA\n"])
+def test_a_model_that_is_none_is_refused_though_its_hash_fits(work_dir, kind, model):
+    train(work_dir, kind)
+    _replace_model(work_dir, kind, model)
+    with pytest.raises(
+        UserError, match=f"{MODELS[kind]} is no model of a {kind} tokenizer that was trained here .*: del"
+    ):
+        load_tokenizer(str(work_dir))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_of_100_damaged_models_whose_hash_fits_each_is_read_or_refused_in_one_line(work_dir, kind):
+    train(work_dir, kind)
+    whole, rng = (work_dir / MODELS[kind]).read_bytes(), random.Random(5)
+    for _ in range(100):
+        model = bytearray(whole[: rng.choice([len(whole), rng.randrange(1, len(whole))])])
+        for _ in range(rng.choice([1, 3, 10])):
+            model[rng.randrange(min(len(model), 600))] = rng.randrange(256)
+        _replace_model(work_dir, kind, bytes(model))
+        try:
+            assert load_tokenizer(str(work_dir)).pieces[0] == ""
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_model_of_sentencepiece_with_marks_of_sentences_is_refused(work_dir):
+    """Its ids are others than ours: blank would be a word's, or <s> a text's."""
+    train(work_dir, "bpe")
+    for options in (
+        {},
+        {"unk_id": 0, "bos_id": 1, "eos_id": 2},
+        {"unk_id": 1, "bos_id": -1, "eos_id": -1, "pad_id": 0},
+    ):
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=40, minloglevel=2, model_type="bpe", **options
+        )
+        _replace_model(work_dir, "bpe", model.getvalue())
+        with pytest.raises(UserError, match="keeps other places than the first for itself"):
+            load_tokenizer(str(work_dir))
 
 
 def test_training_again_replaces(work_dir):

@@ -1,4 +1,4 @@
-"""Dropout seeds on two replicas, step after step; run as a program by `test_step.py`."""
+"""Two replicas, step after step: dropout seeds, and an update that is skipped; run as a program by `test_step.py`."""
 
 import keras
 import numpy as np
@@ -6,12 +6,45 @@ import tensorflow as tf
 
 from tests import tiny
 from tests.training.test_objective import V, make_batch
+from tf_rnnt_kd.training.objective import Objective
 from tf_rnnt_kd.training.step import ReducedAdamW, make_train_step
 from tf_rnnt_kd.training.strategy import make_strategy
 
 
 def states(model):
     return [v.numpy() for v in model.non_trainable_variables]
+
+
+def local_values(strategy, variables):
+    """Bytes of each variable on each replica, which have to agree."""
+    found = [[value.numpy().tobytes() for value in strategy.experimental_local_results(v.value)] for v in variables]
+    assert all(len(set(values)) == 1 and len(values) == 2 for values in found)
+    return [values[0] for values in found]
+
+
+def check_skipping(strategy):
+    """What one replica finds not finite is skipped on both, to the bit, and the next update is made."""
+    with strategy.scope():
+        model = tiny.transducer(V, dropout=0.5)
+        optimizer = ReducedAdamW(1e-2, weight_decay=0.1, use_ema=True, ema_momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        factor = tf.Variable(1.0)
+
+    def objective(model, batch, joint, *, compiled=False):
+        sums = Objective()(model, batch, joint, compiled=compiled)
+        mine = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return {**sums, "total": sums["total"] * tf.where(tf.equal(mine, 1), factor, 1.0)}
+
+    step = make_train_step(model, optimizer, objective, None, clip_norm=1.0, accumulation=3)
+    run = tf.function(lambda batch: step(strategy, batch), autograph=False)
+    states = []
+    for value in (1.0, np.nan, np.inf, 1.0):
+        factor.assign(value)
+        batch = strategy.experimental_distribute_values_from_function(lambda _: make_batch())
+        assert run(batch)["skipped"] == (not np.isfinite(value))
+        states.append(local_values(strategy, [*model.variables, *optimizer.variables]))
+    assert states[0] == states[1] == states[2] != states[3]
+    assert optimizer.iterations.numpy() == 2
 
 
 def main():
@@ -50,6 +83,7 @@ def main():
     for variable in model.non_trainable_variables:
         first, second = (value.numpy() for value in strategy.experimental_local_results(variable.value))
         np.testing.assert_array_equal(first, second)
+    check_skipping(strategy)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
+from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.training import checkpoint_files, checkpoints
 from tf_rnnt_kd.training.checkpoint_files import Damaged, find_steps, verify_checkpoint
@@ -187,7 +189,7 @@ def test_a_full_disk_is_told_at_the_next_save_and_nothing_is_lost(saved, work_di
     run, states = saved
     before = sorted(os.listdir(work_dir))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_files.os, "fsync", fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        patch.setattr(os, "fsync", fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         run.checkpoint.save(9, 0.0)
         with pytest.raises(UserError, match=r"no checkpoint of step 9 in .*: No space left on device; mend that"):
             run.checkpoint.save(12, 0.0)
@@ -223,7 +225,7 @@ def test_a_disk_that_garbles_is_found_when_the_checkpoint_is_written(saved, work
         fsync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_files.os, "fsync", garble)
+        patch.setattr(os, "fsync", garble)
         saved[0].checkpoint.save(9, 0.0)
         with pytest.raises(UserError, match=r"garbled the checkpoint of step 9 \(.*; earlier checkpoints are whole"):
             saved[0].checkpoint.wait()
@@ -328,3 +330,31 @@ def test_a_damaged_checkpoint_is_replaced(saved, work_dir):
         other.checkpoint.save(step, 0.0)
     other.checkpoint.wait()
     assert sorted(os.listdir(work_dir)) == ["ckpt-4.data", "ckpt-4.json", "ckpt-5.data", "ckpt-5.json"]
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_left_aside(saved, work_dir, capsys):
+    for name in (data_file, header_file):
+        name(work_dir, 6).rename(name(work_dir, 20))
+    other = Run(work_dir, seed=7)
+    assert other.checkpoint.restore() == 3
+    assert_same(other.state(), saved[1][3])
+    assert "ckpt-20.data is damaged (it is the checkpoint of step 6 under another name)" in capsys.readouterr().out
+
+
+def test_exchanged_checkpoints_are_refused(saved, work_dir):
+    for name in (data_file, header_file):
+        name(work_dir, 3).rename(work_dir / "spare")
+        name(work_dir, 6).rename(name(work_dir, 3))
+        (work_dir / "spare").rename(name(work_dir, 6))
+    with pytest.raises(UserError, match="no checkpoint in .* can be read: delete the folder"):
+        Run(work_dir, seed=7).checkpoint.restore()
+
+
+@pytest.mark.parametrize("shape", [[2**40], [2**20, 2**20, 2**20]])
+def test_a_tensor_that_says_to_be_larger_than_the_data_is_refused_before_it_is_read(saved, work_dir, shape):
+    header = json.loads(header_file(work_dir, 6).read_text())
+    header["tensors"][0][1] = shape
+    del header["sha256"]
+    header_file(work_dir, 6).write_bytes(files.dump_signed(header))
+    with pytest.raises(Damaged, match=r"it has \d+ bytes of \d{13}"):
+        verify_checkpoint(str(work_dir), 6)

@@ -2,12 +2,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tf_rnnt_kd.data.sentences import batch_sentences
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.saving import hash_weights
-from tf_rnnt_kd.training.language_model import LanguageTraining, make_perplexity, train_language_model
+from tf_rnnt_kd.training.language_model import LanguageTraining, _make_step, make_perplexity, train_language_model
 from tf_rnnt_kd.training.schedules import WarmupCosine
+from tf_rnnt_kd.training.step import ReducedAdamW
 
 _V = 6
 TRAINING = LanguageTraining(
@@ -86,6 +89,22 @@ def test_a_loss_that_is_lost_says_so(work_dir):
     wild = dataclasses.replace(TRAINING, learning_rate=WarmupCosine(1e30, 40, 2))
     with pytest.raises(UserError, match="training toy: the loss up to step 4 is not finite; lower the learning rate"):
         train(work_dir, wild)
+
+
+def test_an_update_without_finite_gradient_moves_nothing():
+    model, factor = LanguageModel(_V, width=8), tf.Variable(1.0)
+    loss = model.negative_log_likelihood
+    model.negative_log_likelihood = lambda *batch, **options: factor * loss(*batch, **options)
+    optimizer = ReducedAdamW(1e-2, weight_decay=0.1)
+    optimizer.build(model.trainable_variables)
+    update = _make_step(model, optimizer, 1.0)
+    batch = next(batch_sentences(counting(), batch_labels=120, max_labels=12, seed=0))
+    states = []
+    for value in (1.0, np.nan, 1.0):
+        factor.assign(value)
+        update(*batch)
+        states.append([v.numpy().tobytes() for v in [*model.trainable_variables, *optimizer.variables]])
+    assert states[1] == states[0] != states[2] and int(optimizer.iterations) == 2
 
 
 def test_another_architecture_is_refused(work_dir):

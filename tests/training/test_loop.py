@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
+from tests.toy import tone_utterances
 from tf_rnnt_kd.data.batching import make_schedule
 from tf_rnnt_kd.data.pipeline import Augmentation
 from tf_rnnt_kd.errors import UserError
@@ -121,7 +122,15 @@ def test_a_training_goes_from_one_device_to_two_replicas_and_back(toy_records, w
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"handed_on": "first"}, "handed_on is 'first': it is"), ({"keep_checkpoints": 0}, "keep_checkpoints is 0")],
+    [
+        ({"handed_on": "first"}, "handed_on is 'first': none of last, best"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+        (
+            {"precision": "mixed_float16"},
+            "precision is 'mixed_float16': none of float32, mixed_bfloat16: did you mean mixed_bfloat16",
+        ),
+        ({"precision": "float16"}, "none of float32, mixed_bfloat16"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(change, words):
     with pytest.raises(UserError, match=words):
@@ -232,3 +241,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(toy_records, work_dir):
     TrainingCheckpoint(str(work_dir / "checkpoints"), model, optimizer).save(3, 0.0)
     with pytest.raises(UserError, match="of another architecture"):
         run(work_dir, [toy_records])
+
+
+def test_a_shard_that_changed_since_it_was_opened_ends_the_training_with_its_name(toy_tokenizer, work_dir):
+    records = tiny.write_set(work_dir / "records", toy_tokenizer, tone_utterances(num_utterances=8, seed=1))
+    os.truncate(records.shards[0], 0)
+    with pytest.raises(UserError, match="00000-of-00001.tfrecord is damaged: its sha256 differs"):
+        run(work_dir, [records])

@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny
+from tests.oracles import alignments
 from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.batching import make_schedule
 from tf_rnnt_kd.data.pipeline import Augmentation, read_batches
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.losses import JointInputs, joint_tile_losses
+from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.objective import Band, Objective, TeacherJoint
 
 V, D, T, U = 6, 12, 10, 4
@@ -87,14 +89,15 @@ def test_each_loss_has_its_weight(student, teacher_joint, weights):
     assert (sums["ctc"] == 0.0) == (weights[1] == 0.0)
 
 
+@pytest.mark.parametrize("delay", [0, (0, 1, 2, 3)])
 @pytest.mark.parametrize("codec", ["factored", "lattice"])
-def test_rows_without_teacher_have_no_kl_whatever_their_targets_hold(student, teacher_joint, codec):
+def test_rows_without_teacher_have_no_kl_whatever_their_targets_hold(student, teacher_joint, codec, delay):
     batch, joint = make_batch(), teacher_joint if codec == "factored" else None
-    objective = Objective(kl_weight=0.5)
+    objective = Objective(kl_weight=0.5, teacher_delay=delay)
     expected, clean = gradient(objective, student, batch, joint)
     rubbish = [np.array(value) for value in batch.teacher]
     for value in rubbish[:3]:
-        value[1] = 7.0 * np.random.default_rng(9).standard_normal(value[1].shape)
+        value[1] = 20.0 * np.random.default_rng(9).standard_normal(value[1].shape)
     found, dirty = gradient(objective, student, batch._replace(teacher=TeacherTargets(*rubbish)), joint)
     assert found == pytest.approx(expected, rel=1e-6)
     assert_close_gradients(dirty, clean, 1e-6)
@@ -136,6 +139,41 @@ def test_every_reading_of_the_teacher_trains(student, teacher_joint, kl):
     assert sums["kl"] > 0.0 and all(np.all(np.isfinite(g)) for g in grads) and any(np.any(g) for g in grads)
 
 
+def occupancy_sum(batch, row, delay):
+    """How often the teacher's alignments visit the nodes that a student late by `delay` is compared with."""
+    frames, count = int(batch.num_features[row]) // 4, int(batch.num_labels[row])
+    logits = batch.teacher.logits.numpy()[row, :frames, : count + 1].astype(np.float64)
+    log_probs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+    label = np.stack([log_probs[:, u, batch.labels[row, u]] for u in range(count)], axis=1)
+    return alignments.occupancies(log_probs[:, :, 0], label)[: max(frames - delay, 0)].sum()
+
+
+@pytest.mark.parametrize(
+    ("setting", "nodes"),
+    [
+        # Of the two that are taught, T = 10 and U = 4, T = 9 and U = 1.
+        ({}, 10 * 5 + 9 * 2),
+        ({"teacher_delay": 2}, 8 * 5 + 7 * 2),
+        ({"teacher_delay": 9}, 5),
+        ({"teacher_delay": 50}, 0),
+        ({"kl": "collapsed", "teacher_delay": 1}, 9 * 5 + 8 * 2),
+        ({"kl": "best_path"}, (10 + 4) + (9 + 1)),
+        ({"kl": "teacher_occupancy"}, (10 + 4) + (9 + 1)),  # every alignment visits so many
+        ({"kl": "student_occupancy"}, (10 + 4) + (9 + 1)),
+        ({"kl": "teacher_occupancy", "teacher_delay": 4}, None),
+        ({"kl_mean": True, "kl": "teacher_occupancy"}, 2),
+        ({"kl_mean": True, "teacher_delay": 9}, 1),
+    ],
+    ids=str,
+)
+def test_nodes_count_by_their_weight(student, setting, nodes):
+    batch = make_batch()
+    if nodes is None:
+        nodes = sum(occupancy_sum(batch, row, setting["teacher_delay"]) for row in (0, 2))
+    sums = numbers(Objective(kl_weight=0.1, **setting)(student, batch, None))
+    assert sums["kl_nodes"] == pytest.approx(nodes, rel=1e-5)
+
+
 def test_entropy_is_a_term_with_a_weight(student):
     sums = numbers(Objective(entropy_weight=0.5)(student, make_batch(), None))
     plain = numbers(Objective()(student, make_batch(), None))
@@ -167,6 +205,7 @@ def test_a_narrow_band_is_cheaper_than_the_lattice_and_still_finite(banded_stude
     sums, grads = gradient(objective, banded_student, make_batch(), teacher_joint)
     whole = numbers(Objective(kl_weight=0.1)(banded_student, make_batch(), teacher_joint))
     assert whole["transducer"] < sums["transducer"] < np.inf and 0.0 < sums["kl"] < whole["kl"]
+    assert (whole["kl_nodes"], sums["kl_nodes"]) == (10 * 5 + 9 * 2, 10 * 2 + 9 * 2)
     assert all(np.all(np.isfinite(g)) for g in grads)
 
 
@@ -177,6 +216,17 @@ def test_what_a_band_cannot_do_is_refused_by_name(student, banded_student, teach
         Objective(kl_weight=1.0, band=Band())(banded_student, make_batch(), None)
     with pytest.raises(UserError, match="entropy_weight"):
         Objective(band=Band(), entropy_weight=0.1)
+
+
+def test_what_is_decided_over_the_whole_batch_has_a_name():
+    delays, scaled = Objective(kl_weight=1.0, teacher_delay=(0, 2)), Objective(band=Band(acoustic_scale=0.1))
+    assert delays.whole_batch == ("Objective.teacher_delay of several values",)
+    assert scaled.whole_batch == ("Band.acoustic_scale",)
+    assert CascadedObjective(first_pass=delays, second_pass=scaled).whole_batch == (
+        delays.whole_batch + scaled.whole_batch
+    )
+    for objective in (Objective(kl_weight=1.0, teacher_delay=(2,)), Objective(teacher_delay=(0, 2)), Objective()):
+        assert objective.whole_batch == ()
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 2.0}, {"teacher_delay": 2}, {"kl": "collapsed"}], ids=str)

@@ -9,8 +9,10 @@ import tensorflow as tf
 from tests import tiny
 from tests.training.test_objective import V, make_batch, teacher_joint  # noqa: F401
 from tests.workers import ROOT
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.training.averages import take_averages
 from tf_rnnt_kd.training.cascade import CascadedObjective
-from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.objective import Band, Objective
 from tf_rnnt_kd.training.schedules import WarmupCosine
 from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_train_step, weight_noise
 from tf_rnnt_kd.training.strategy import make_strategy
@@ -19,7 +21,7 @@ from tf_rnnt_kd.training.strategy import make_strategy
 class Recorder:
     """An optimizer that keeps the gradients it gets and changes nothing."""
 
-    def apply(self, gradients, variables):
+    def apply(self, gradients, variables, made):
         self.gradients = [tf.convert_to_tensor(g).numpy() for g in gradients]
 
 
@@ -91,15 +93,81 @@ def test_each_pass_of_a_cascade_has_metrics_by_its_own_labels(teacher_joint):  #
         assert metrics[name] == pytest.approx(sums[name] / labels, rel=1e-4) and metrics[name] > 0.0
 
 
-@pytest.mark.parametrize("factor", [np.nan, np.inf])
-def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted(factor):
-    before = [w.numpy() for w in tiny.transducer(V, dropout=0.0).weights]
-    optimizer = ReducedAdamW(1e-2, weight_decay=0.0)
-    model, metrics = one_step(optimizer, scaled(factor))
+def with_factor(factor):
+    """The usual objective times a variable, which a test can set to no number."""
+
+    def objective(model, batch, joint, *, compiled=False):
+        sums = Objective()(model, batch, joint, compiled=compiled)
+        return {**sums, "total": sums["total"] * factor}
+
+    return objective
+
+
+def state(model, optimizer):
+    """All that an update may change, by the bit."""
+    variables = [*model.variables, *optimizer.variables]
+    assert len({v.path for v in variables}) == len(variables)
+    return {v.path: v.numpy().tobytes() for v in variables}
+
+
+def in_graph(model, optimizer, factor, **settings):
+    step = make_train_step(model, optimizer, with_factor(factor), None, clip_norm=1.0, **settings)
+    return tf.function(lambda batch: step(make_strategy("one_device"), batch), autograph=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "bad", "settings"),
+    [
+        (0, np.nan, {}),
+        (2, np.inf, {"accumulation": 3, "l2": 1e-3}),
+        pytest.param(2, np.nan, {"jit_compile": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_skipped_update_leaves_no_trace(first, bad, settings):
+    model, factor = tiny.transducer(V, dropout=0.3), tf.Variable(1.0)
+    rates = decoder_rates(model, 0.5)
+    schedule = WarmupCosine(1e-2, steps=8, warmup=3)
+    optimizer = ReducedAdamW(schedule, rates=rates, weight_decay=0.1, use_ema=True, ema_momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    noise = weight_noise(model.trainable_variables, 0.01, 1, seed=5)
+    update = in_graph(model, optimizer, factor, noise=noise, **settings)
+    for seed in range(first):
+        assert update(make_batch(seed))["skipped"] == 0.0
+    before, values = state(model, optimizer), [v.value.numpy() for v in [*model.variables, *optimizer.variables]]
+    update(make_batch(7))
+    without = state(model, optimizer)  # of a run that never sees the bad batch
+    for variable, value in zip([*model.variables, *optimizer.variables], values, strict=True):
+        variable.assign(value)
+    factor.assign(bad)
+    for seed in (8, 9):
+        assert update(make_batch(seed))["skipped"] == 1.0
+        assert state(model, optimizer) == before
+    factor.assign(1.0)
+    assert update(make_batch(7))["skipped"] == 0.0
+    assert state(model, optimizer) == without != before
+    assert int(optimizer.iterations) == first + 1
+
+
+def test_a_skipped_update_keeps_the_sign_of_a_zero():
+    variable = keras.Variable([0.5, 0.5, 0.5])
+    optimizer = ReducedAdamW(1e-2)
+    optimizer.build([variable])
+    zeros = np.array([-0.0, 0.0, -1.0], np.float32)
+    optimizer.variables[2].assign(zeros)
+    optimizer.apply([tf.fill([3], np.nan)], [variable], tf.constant(False))
+    assert optimizer.variables[2].numpy().tobytes() == zeros.tobytes()
+    np.testing.assert_array_equal(optimizer.variables[3], 0.0)
+
+
+def test_averages_are_the_weights_until_the_first_update():
+    model = tiny.transducer(V, dropout=0.0)
+    optimizer = ReducedAdamW(1e-2, use_ema=True, ema_momentum=0.9)
+    model, metrics = one_step(optimizer, scaled(np.nan), model=model)
+    before = [v.numpy() for v in model.trainable_variables]
+    take_averages(model, optimizer)
     assert metrics["skipped"] == 1.0
-    for old, variable in zip(before, model.weights, strict=True):
+    for old, variable in zip(before, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(variable, old)
-    assert all(np.all(np.isfinite(v.numpy())) for v in optimizer.variables)
 
 
 def test_training_goes_on_after_a_gradient_that_is_not_finite():
@@ -164,6 +232,27 @@ def test_micro_batches_add_up_to_the_batch(teacher_joint):  # noqa: F811
     assert metrics == pytest.approx(expected, rel=1e-5)
     for a, b in zip(parts.gradients, whole.gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"kl_weight": 0.1, "teacher_delay": (0, 1)}, "teacher_delay of several values"),
+        ({"band": Band(acoustic_scale=0.2)}, "Band.acoustic_scale"),
+    ],
+)
+def test_what_is_decided_over_the_whole_batch_does_not_go_with_micro_batches(setting, name):
+    model, objective = tiny.transducer(V), Objective(**setting)
+    with pytest.raises(UserError, match=f"{name}: decided over the whole batch, which Training.accumulation = 3 divid"):
+        make_train_step(model, Recorder(), objective, None, clip_norm=1.0, accumulation=3)
+    make_train_step(model, Recorder(), objective, None, clip_norm=1.0, jit_compile=True)
+
+
+@pytest.mark.slow  # another process
+def test_what_is_decided_over_the_whole_batch_is_so_on_replicas():
+    program = [sys.executable, "-m", "tests.training.divided"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_dropout_moves_on_from_one_micro_batch_to_the_next():

@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import pathlib
+import re
+import warnings
+from html import unescape
 
 import numpy as np
 import pytest
@@ -11,11 +14,12 @@ from PIL import Image
 from tensorboard.plugins.hparams import metadata
 
 from tests import tiny
+from tests.workers import ROOT
 from tf_rnnt_kd.data.batching import make_schedule
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.evaluation.wer import mark_errors
 from tf_rnnt_kd.training.objective import Objective, find_teacher_joint
-from tf_rnnt_kd.training.summaries import Summaries, escape, mark_words
+from tf_rnnt_kd.training.summaries import Summaries, as_markdown
 from tf_rnnt_kd.training.watching import Evaluation, Example, Shown, Watch, flatten_settings, make_pictures
 
 PIECES = ["", " ", "A", "B", "C", "D"]
@@ -31,6 +35,16 @@ def read(folder):
                 content = tf.make_ndarray(value.tensor) if value.HasField("tensor") else value
                 found.setdefault(value.tag, []).append((event.step, content))
     return found
+
+
+def read_descriptions(folder):
+    """{tag: description} of all event files."""
+    return {
+        value.tag: value.metadata.summary_description
+        for path in pathlib.Path(folder).glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
 
 
 @pytest.fixture
@@ -94,7 +108,7 @@ def test_pictures_are_of_the_same_utterances_at_every_evaluation(watch, work_dir
         width, height, png = np.ravel(found[tag][0][1])
         assert Image.open(io.BytesIO(png)).convert("RGB").size == (int(width), int(height))
     (text,) = np.ravel(found["hypotheses"][0][1])
-    assert text.decode().splitlines()[2:] == ["| A&#124;1 | 50.0 | A B\u0336 | A |"]
+    assert text.decode().splitlines()[2:] == ["| A&#124;1 | 50&#46;0 | A B\u0336 | A |"]
 
 
 def test_development_is_drawn_where_no_records_teach(toy_records):
@@ -114,10 +128,58 @@ def test_who_has_no_folder_writes_nothing(work_dir, toy_records, monkeypatch):
 
 def test_errors_are_marked_and_no_text_is_taken_for_a_mark():
     said, heard = mark_errors("A B* C", "A X C _D_")
-    assert mark_words(said) == "A **B&#42;** C"
-    assert mark_words(heard) == "A **X** C *+&#95;D&#95;*"
-    assert mark_words([("AB", "delete")]) == "A\u0336B\u0336"
-    assert escape("a|b <i> É's") == "a&#124;b &#60;i&#62; É&#39;s"
+    assert as_markdown(said) == "A **B&#42;** C"
+    assert as_markdown(heard) == "A **X** C *+&#95;D&#95;*"
+    assert as_markdown([("AB", "delete")]) == "A\u0336B\u0336"
+    assert as_markdown("a|b <i> É's") == "a&#124;b &#60;i&#62; É&#39;s"
+
+
+HOSTILE = (
+    "![x](https://192.0.2.1/beacon.png)",
+    "[click](javascript:alert(1))",
+    "<https://192.0.2.1/>",
+    "https://192.0.2.1/a",
+    "<img src=//192.0.2.1/x onerror=alert(1)><script>alert(1)</script>",
+    "`code`",
+    "    indented",
+    "a | b | c",
+    "one\n\n# two\n- three\n1. four",
+    "[ref]\n\n[ref]: https://192.0.2.1 'x'",
+    "**bold** _soft_ ~~gone~~ &lt;b&gt; \\* line\u2028break",
+)
+_SHOWN_TAGS = {"p", "table", "thead", "tbody", "tr", "th", "td", "strong", "em"}  # what a table and marks consist of
+
+
+def _read_html(markdown):
+    """The tags of a text as TensorBoard shows it, and what can be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a library inside TensorBoard
+        from tensorboard.plugin_util import markdown_to_safe_html
+    html = markdown_to_safe_html(markdown)
+    tags = {found.lower() for found in re.findall(r"<\s*/?\s*([a-zA-Z0-9]+)", html)}
+    return tags, " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def test_texts_of_any_kind_are_shown_as_they_are(work_dir):
+    summaries = Summaries(str(work_dir))
+    for i, text in enumerate(HOSTILE):
+        summaries.write_audio(0, f"audio/{i}", np.ones([7], np.int16), text)
+        rows = [(text, [(text, kind) for kind in ("equal", "substitute", "insert")])]
+        summaries.write_table(0, f"table/{i}", (text, "header"), rows)
+    summaries.write_numbers(0, {})
+    found, descriptions = read(work_dir), read_descriptions(work_dir)
+    for i, text in enumerate(HOSTILE):
+        plain = " ".join(text.split())
+        assert _read_html(descriptions[f"audio/{i}"]) == ({"p"}, plain)
+        tags, shown = _read_html(np.ravel(found[f"table/{i}"][0][1])[0])
+        assert tags <= _SHOWN_TAGS
+        assert shown == f"{plain} header {plain} {plain} {plain} +{plain}"
+
+
+def test_only_one_module_writes_texts_for_tensorboard():
+    sources = {path: path.read_text() for path in (ROOT / "tf_rnnt_kd").rglob("*.py")}
+    writers = [path.name for path, text in sources.items() if re.search(r"summary\.text|description=", text)]
+    assert writers == ["summaries.py"]
 
 
 def test_sound_of_any_length_is_written(work_dir):

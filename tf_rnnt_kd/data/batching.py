@@ -1,8 +1,9 @@
 """Which utterances make up which batch: a schedule that is a pure function of its seed.
 
 It is made before training, from the sets' indexes alone. So the position of the input is the step number, a restart
-needs no iterator state, the order does not depend on threads, and every batch has exactly the wanted share of labelled
-speech.
+needs no iterator state, and the order does not depend on threads. Where there is pseudo-labelled speech, the batches of
+each bucket have exactly the wanted share of labelled speech, to a row over any stretch of them; a bucket that cannot
+have it is refused.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ class Buckets:
     """The few static shapes that batches come in.
 
     Attributes:
-      seconds: longest utterance of each bucket, ascending; longer utterances are left out, and counted.
+      seconds: longest utterance of each bucket, each longer than the one before; utterances beyond the last are left
+        out, and counted.
       batch_seconds: audio in a batch, padding included: a bucket of length s has `batch_seconds // s` rows.
       batch_multiple: the number of rows is a multiple of this (of the number of replicas, say).
     """
@@ -97,14 +99,16 @@ def make_schedule(
     """Plans `num_steps` batches.
 
     Each set is shuffled anew in every epoch. Pseudo-labelled speech, when there is any, sets the order; every batch is
-    completed with labelled utterances of its bucket: `labelled_fraction` of its rows, exact to a row in each bucket.
+    completed with labelled utterances of its bucket, or of the nearest shorter one that has any: `labelled_fraction` of
+    its rows, exact to a row in each bucket.
 
     Raises:
-      UserError: if no utterance fits a bucket, or the share leaves no room for pseudo-labelled speech.
+      UserError: if no utterance fits a bucket, the share leaves no room for pseudo-labelled speech, or a bucket of that
+        has no labelled speech to take.
     """
-    if pseudo_labelled and labelled_fraction >= 1.0:
+    if pseudo_labelled and not 0.0 <= labelled_fraction < 1.0:
         raise UserError(
-            f"labelled_fraction {labelled_fraction:g} leaves no room for pseudo-labelled speech: set it below 1"
+            f"labelled_fraction is {labelled_fraction:g}: give 0 to below 1, to leave room for pseudo-labelled speech"
         )
     sets = [*labelled, *pseudo_labelled]
     samples = np.concatenate([s.index.num_samples for s in sets])  # [R]
@@ -115,6 +119,8 @@ def make_schedule(
     rng = np.random.default_rng([seed, 0])
     if pseudo_labelled:
         _check_usable("pseudo-labelled", pseudo, skipped)
+        if labelled_fraction > 0.0:
+            _check_share(human, pseudo, buckets, skipped, labelled_fraction)
         leading = _epochs(len(human) + np.flatnonzero(pseudo >= 0), rng)
         filling = _fillers(human, len(buckets.seconds), rng)
     else:
@@ -166,6 +172,29 @@ def _check_usable(what: str, bucket_of: np.ndarray, skipped: dict[str, int]) -> 
         )
 
 
+def _check_share(human, pseudo, buckets, skipped, labelled_fraction):
+    """Refuses buckets of pseudo-labelled speech that no labelled utterance fits."""
+    counts = [int(np.sum(human == k)) for k in range(len(buckets.seconds))]
+    wanting = [k for k in range(len(counts)) if not sum(counts[: k + 1]) and np.any(pseudo == k)]
+    if not wanting:
+        return
+    where = f"labelled_fraction is {labelled_fraction:g}"
+    if not sum(counts):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        raise UserError(
+            f"{where}, but of {len(human)} labelled utterances none can be trained on"
+            f"{f' ({reasons}, in all sets)' if reasons else ''}: set it to 0, or mend the labelled sets or the buckets"
+        )
+    names = ", ".join(f"{buckets.seconds[k]:g} s ({int(np.sum(pseudo == k))})" for k in wanting)
+    shortest = next(k for k, count in enumerate(counts) if count)
+    raise UserError(
+        f"{where}, but no labelled utterance is short enough for these buckets (with so many pseudo-labelled "
+        f"utterances): {names}; the shortest that has any is that of {buckets.seconds[shortest]:g} s, with "
+        f"{counts[shortest]} of {sum(counts)}: take the shorter ones out of Buckets.seconds, whose utterances then go "
+        "there, or set labelled_fraction = 0"
+    )
+
+
 def _epochs(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
     """The rows, shuffled, again and again."""
     while True:
@@ -173,7 +202,7 @@ def _epochs(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
 
 
 def _fillers(bucket_of, num_buckets, rng):
-    """For each bucket an endless stream of its labelled rows, or those of the nearest shorter bucket that has any."""
+    """An endless stream of labelled rows for each bucket from the first that has any: its own, or the nearest below."""
     fillers, fallback = {}, None
     for k in range(num_buckets):
         rows = np.flatnonzero(bucket_of == k)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd.data.binding import LOOPBACK, listen_only_on
 from tf_rnnt_kd.errors import UserError
 
+EVERYWHERE = ("0.0.0.0", "::")  # addresses that stand for all interfaces
 _PATIENCE = 10.0  # seconds until a server has to answer
 
 
@@ -45,19 +47,41 @@ def read_through(
     return tf.data.Dataset.choose_from_datasets(remote, turns.repeat())
 
 
-def serve_input(port: int) -> tuple:
+def serve_input(port: int, address: str = LOOPBACK) -> tuple:
     """Starts an input server in this process; it ends when what is returned is gone.
 
+    tf.data's service knows no passwords and would listen on all addresses: whoever reaches it reads and writes files as
+    its user. See `binding` for how it is kept to one; that holds for this thread until the process ends.
+
     Args:
-      port: to listen on; 0 for a free one.
+      port: to listen on, and the next one for the worker; 0 for free ones.
+      address: of the interface to listen on, in digits; "0.0.0.0" for all.
 
     Returns:
       Dispatcher and worker; `dispatcher.target` ends with the port.
+
+    Raises:
+      UserError: `address` is none, or this system cannot keep the server to it.
     """
     service = tf.data.experimental.service
+    everywhere = address in EVERYWHERE
+    if not everywhere:
+        listen_only_on(address)
+    near = LOOPBACK if everywhere else address
+    # What clients are told: through a tunnel from their own machine, too, the loopback address leads here.
+    known_as = socket.gethostname() if everywhere else address
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
-    address = dispatcher.target.split("://")[1]
-    return dispatcher, service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
+    port_found = dispatcher.target.rsplit(":", 1)[1]
+    worker = service.WorkerConfig(
+        dispatcher_address=f"{_in_url(near)}:{port_found}",
+        worker_address=f"{_in_url(known_as)}:%port%",
+        port=port + 1 if port else 0,
+    )
+    return dispatcher, service.WorkerServer(worker)
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def _check(server: str) -> None:

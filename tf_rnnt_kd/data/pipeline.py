@@ -1,7 +1,9 @@
 """From record sets to batches: the graph that reads what a schedule says, and makes features of it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from tf_rnnt_kd.batch import Batch, TeacherTargets
 from tf_rnnt_kd.data.batching import FRAME_FEATURES, Schedule
 from tf_rnnt_kd.data.input_servers import read_through
 from tf_rnnt_kd.data.records import RecordSet
-from tf_rnnt_kd.data.schema import TargetsSpec, parse_record
+from tf_rnnt_kd.data.schema import TargetsSpec, fingerprints, parse_record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import NUM_MEL_BINS, log_mel
 from tf_rnnt_kd.features.spec_augment import spec_augment
@@ -52,6 +54,8 @@ class Share(NamedTuple):
 
 WHOLE = Share()
 
+_CHANGED = "another record than was written, in shard"
+
 
 def read_batches(
     sets: Sequence[RecordSet],
@@ -89,8 +93,8 @@ def read_batches(
     def read_part(step, rows, bucket, part):
         whole = tf.gather(batch_sizes, bucket)
         size = whole // share.of
-        records = tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size])
-        records = records.flat_map(table.read).map(lambda serialized: to_fields(serialized, targets, features_dtype))
+        records = table.read(tf.data.Dataset.from_tensor_slices(rows[part * size : (part + 1) * size]))
+        records = records.map(lambda serialized: to_fields(serialized, targets, features_dtype))
         shapes = _padded_shapes(schedule, bucket, targets)
         place = {"first_row": part * size, "num_rows": whole}
         return records.padded_batch(tf.cast(size, tf.int64), shapes).map(
@@ -130,6 +134,30 @@ def _common_features_dtype(sets):
     return next(iter(found), None)
 
 
+@contextlib.contextmanager
+def named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
+    """Turns what TensorFlow says of a record that cannot be read into the UserError of its shard.
+
+    TensorFlow names no file, so the sets are looked through; a shard may be whole again by then.
+
+    Args:
+      sets: those that are read, in their order.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        changed = re.search(re.escape(_CHANGED) + r"\D+(\d+)", error.message)
+        for records in sets:
+            records.verify()
+        if changed:
+            shard = [path for records in sets for path in records.shards][int(changed[1])]
+        elif isinstance(error, tf.errors.DataLossError) or ".tfrecord" in error.message:
+            shard = f"a shard of {' or '.join(records.folder for records in sets)}"
+        else:
+            raise
+        raise UserError(f"{shard} changed while it was read: start the same command again") from error
+
+
 class RecordTable:
     """Where each utterance of the concatenated sets lies, as tensors."""
 
@@ -140,16 +168,27 @@ class RecordTable:
         self._shard = tf.constant(np.concatenate(shards), tf.int32)
         self._offset = tf.constant(np.concatenate([s.index.offset for s in sets]), tf.int64)
         self._num_bytes = tf.constant(np.concatenate([s.index.num_bytes for s in sets]), tf.int64)
+        self._fingerprint = tf.constant(np.concatenate([s.index.fingerprint for s in sets]), tf.int64)
 
-    def read(self, row: tf.Tensor) -> tf.data.Dataset:
-        """The serialized record of one row, as a dataset of one element."""
+    def read(self, rows: tf.data.Dataset) -> tf.data.Dataset:
+        """The serialized records of `rows`, one each: a shard that has another record there, or none, is an error."""
+        return tf.data.Dataset.zip(rows, rows.flat_map(self._read_row)).map(self._check)
+
+    def _read_row(self, row):
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(self._files, tf.gather(self._shard, row))],
             compression_type="",
             buffer_size=tf.gather(self._num_bytes, row),
             byte_offsets=[tf.gather(self._offset, row)],
         )
-        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+        # Beyond the end of a file there is no record and no error: what is then found is empty.
+        found = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+        return found.concatenate(tf.data.Dataset.from_tensors("")).take(1)
+
+    def _check(self, row, serialized):
+        is_own = tf.equal(fingerprints(serialized), tf.gather(self._fingerprint, row))
+        with tf.control_dependencies([tf.debugging.Assert(is_own, [_CHANGED, tf.gather(self._shard, row)])]):
+            return tf.identity(serialized)
 
 
 def to_fields(

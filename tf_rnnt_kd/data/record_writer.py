@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tf_rnnt_kd import files
+from tf_rnnt_kd.arrays import dump_arrays
 from tf_rnnt_kd.data import schema, shards
+from tf_rnnt_kd.data.manifest import MANIFEST, Manifest, Plan, ShardEntry, count_shards, shard_name
 from tf_rnnt_kd.data.records import JOINT, RecordSet, open_records
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features import stored
@@ -42,8 +45,9 @@ def write_records(
     is there already is kept; one that is missing, or has not the size its index says, is written (again).
 
     Args:
-      folder: made if missing; nothing else may live in it.
-      items: what to write; attributes `id`, where items have them, must differ and are part of the set's identity.
+      folder: made if missing; nothing else may live in it but a lineage, and a list of what `to_records` left out.
+      items: what to write; attributes `id`, where items have them, must differ; they, `text` and `source` are part of
+        the set's identity.
       to_records: from consecutive items to their records, in order; it may leave items out.
       manifest: settings that decide the content, as JSON: `tokenizer_hash` (None for unlabelled audio), `sample_rate`
         in Hz, `targets` (a `TargetsSpec` as a dict, or None), `source` and whatever else tells this set from another;
@@ -61,7 +65,7 @@ def write_records(
       OSError: ENOSPC when the disk is full; no half-written file has a final name.
     """
     plan = _make_plan(items, manifest, records_per_shard, joint)
-    measured = json.loads(json.dumps(measured or {}))  # what JSON cannot hold must not fail after the last shard
+    measured = json.loads(files.dump_json(measured or {}))  # what JSON cannot hold must not fail after the last shard
     _check_names(measured, plan)
     if not items:
         raise UserError(f"no utterances to write into {folder}: check the corpus and the limits on length")
@@ -71,16 +75,14 @@ def write_records(
         with contextlib.suppress(UserError):
             return open_records(folder)
         if joint is not None:
-            shards.write_atomically(os.path.join(folder, JOINT), _joint_bytes(joint))
+            files.write_atomically(os.path.join(folder, JOINT), _joint_bytes(joint))
         entries = _write_shards(folder, items, to_records, plan, on_progress)
-        finished = shards.dump_signed(_make_manifest(plan, measured, entries))
-        shards.write_atomically(os.path.join(folder, shards.MANIFEST), finished)
+        finished = files.dump_signed(_make_manifest(plan, measured, entries))
+        files.write_atomically(os.path.join(folder, MANIFEST), finished)
         return open_records(folder)
 
 
-def _make_plan(
-    items: Sequence, manifest: dict[str, Any], records_per_shard: int, joint: Joint | None
-) -> dict[str, Any]:
+def _make_plan(items: Sequence, manifest: dict[str, Any], records_per_shard: int, joint: Joint | None) -> Plan:
     if records_per_shard < 1:
         raise ValueError(f"records_per_shard is {records_per_shard}, must be at least 1")
     for key in ("tokenizer_hash", "sample_rate", "targets"):
@@ -91,14 +93,14 @@ def _make_plan(
     ids = [str(getattr(item, "id", "")) for item in items]
     _check_unique(ids)
     identity = {
-        "schema_version": schema.version_of(manifest),
+        "schema_version": schema.SCHEMA_VERSION,
         "items": len(items),
-        "items_sha256": shards.sha256_of("\n".join(ids).encode()),
+        "items_sha256": files.sha256_of("\n".join(ids).encode()),
         "records_per_shard": records_per_shard,
-        "joint_sha256": shards.sha256_of(_joint_bytes(joint)) if joint else None,
+        "joint_sha256": files.sha256_of(_joint_bytes(joint)) if joint else None,
     }
     _check_names(manifest, identity)
-    return json.loads(json.dumps({**manifest, **identity}))
+    return json.loads(files.dump_json({**manifest, **identity}))
 
 
 def _check_names(given: Iterable[str], taken: Iterable[str]) -> None:
@@ -127,23 +129,23 @@ def _check_unique(ids: list[str]) -> None:
         seen.add(name)
 
 
-def _begin(folder: str, plan: dict[str, Any]) -> None:
+def _begin(folder: str, plan: Plan) -> None:
     """Removes what dead writers left, and makes sure that what is there was begun by this plan."""
-    shards.remove_temporaries(folder)
+    files.remove_temporaries(folder)
     names = os.listdir(folder)
     path = os.path.join(folder, PLAN)
     if PLAN in names:
         _check_same_plan(path, plan)
         return
-    foreign = sorted(name for name in names if name == shards.MANIFEST or name.endswith(".tfrecord"))
+    foreign = sorted(name for name in names if name == MANIFEST or name.endswith(".tfrecord"))
     if foreign:
         raise UserError(f"{folder} holds {foreign[0]} but no {PLAN}: delete {folder} or choose another folder")
-    shards.write_atomically(path, shards.dump_json(plan))
+    files.write_atomically(path, files.dump_json(plan))
 
 
-def _check_same_plan(path: str, plan: dict[str, Any]) -> None:
-    found = shards.load_json(path)
-    keys = [key for key in sorted({*found, *plan}) if found.get(key) != plan.get(key)]
+def _check_same_plan(path: str, plan: Plan) -> None:
+    found = files.read_json(path, dict[str, Any], remedy=f"delete {os.path.dirname(path)}, and run the command again")
+    keys = [key for key in sorted({*found, *plan}) if found.get(key, ...) != plan.get(key, ...)]
     if keys:
         differences = "; ".join(f"{key} is {found.get(key)!r} there and {plan.get(key)!r} now" for key in keys)
         folder = os.path.dirname(path)
@@ -151,13 +153,13 @@ def _check_same_plan(path: str, plan: dict[str, Any]) -> None:
         raise UserError(f"{folder} was begun with other settings ({differences}): {remedy}")
 
 
-def _write_shards(folder, items, to_records, plan, on_progress) -> list[dict[str, Any]]:
+def _write_shards(folder, items, to_records, plan, on_progress) -> list[ShardEntry]:
     size = plan["records_per_shard"]
-    num_shards = -(-len(items) // size)
+    num_shards = count_shards(plan)
     targets = schema.targets_of(plan)
     entries = []
     for i in range(num_shards):
-        path = os.path.join(folder, f"records-{i:05d}-of-{num_shards:05d}.tfrecord")
+        path = os.path.join(folder, shard_name(i, num_shards))
         part = items[i * size : (i + 1) * size]
         if not shards.is_finished(path):
             records = _at_most(len(part), to_records(part))
@@ -182,7 +184,7 @@ def _with_features(records: Iterable[schema.Record], dtype: str) -> Iterator[sch
         yield dataclasses.replace(record, features=stored.quantise(record.samples, dtype))
 
 
-def _make_manifest(plan: dict[str, Any], measured: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_manifest(plan: Plan, measured: dict[str, Any], entries: list[ShardEntry]) -> Manifest:
     return {
         **measured,
         **plan,
@@ -195,7 +197,7 @@ def _make_manifest(plan: dict[str, Any], measured: dict[str, Any], entries: list
 
 def _joint_bytes(joint: Joint) -> bytes:
     kernel, bias = (np.asarray(array, np.float32) for array in joint)
-    return shards.dump_arrays({"kernel": kernel, "bias": bias})
+    return dump_arrays({"kernel": kernel, "bias": bias})
 
 
 @contextlib.contextmanager

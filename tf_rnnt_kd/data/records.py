@@ -13,12 +13,15 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd import files
+from tf_rnnt_kd.arrays import Array, read_arrays
 from tf_rnnt_kd.data import schema, shards
+from tf_rnnt_kd.data.manifest import MANIFEST, Manifest, read_manifest
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features import stored
 
@@ -35,6 +38,7 @@ class RecordIndex(NamedTuple):
       num_samples: [N] int32.
       num_labels: [N] int32.
       score: [N] float32, log-probability of the hypothesis; 0 for human transcripts.
+      fingerprint: [N] int64, of the record's bytes (`schema.fingerprint`).
     """
 
     shard: np.ndarray
@@ -43,6 +47,7 @@ class RecordIndex(NamedTuple):
     num_samples: np.ndarray
     num_labels: np.ndarray
     score: np.ndarray
+    fingerprint: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,11 +59,11 @@ class RecordSet:
       manifest: the content of `manifest.json`; `utterances`, `seconds` and `skipped` are the counts.
       shards: paths, in order.
       index: one entry per utterance, in the order of the items it was written from.
-      hash: sha256 of the manifest, which holds the checksums of everything else.
+      hash: see `content_hash`.
     """
 
     folder: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     shards: tuple[str, ...]
     index: RecordIndex
     hash: str
@@ -75,8 +80,7 @@ class RecordSet:
     def ids(self) -> list[str]:
         """Utterance ids in the order of the index."""
         entries = zip(self.shards, self.manifest["shards"], strict=True)
-        arrays = [shards.load_arrays(shards.index_path(path), entry["index_sha256"])["id"] for path, entry in entries]
-        return [name.decode() for ids in arrays for name in ids.tolist()]
+        return [name.decode() for path, entry in entries for name in shards.read_index(path, entry)["id"].tolist()]
 
     @functools.cached_property
     def targets(self) -> schema.TargetsSpec | None:
@@ -102,7 +106,7 @@ class RecordSet:
     def _joint(self) -> dict[str, np.ndarray]:
         if self.manifest["joint_sha256"] is None:
             raise ValueError(f"{self.folder} holds no factored targets, so no joint")
-        return shards.load_arrays(os.path.join(self.folder, JOINT), self.manifest["joint_sha256"])
+        return _read_joint(self.folder, self.manifest)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[schema.Record]:
         """Yields the records from position `start` up to `stop`, in order; by default all of them.
@@ -116,40 +120,82 @@ class RecordSet:
                 "leave out Corpus.features, and write it again into another folder"
             )
         stop = self.num_utterances if stop is None else stop
+        for i, record in enumerate(self._decode(start, stop), start):
+            if len(record.samples) != self.index.num_samples[i]:
+                raise shards.damaged(self._shard_of(i), f"record {record.id!r} has not the samples its index says")
+            yield record
+
+    def verify(self) -> None:
+        """Reads all shards, compares checksums, and decodes every record.
+
+        Raises:
+          UserError: the first shard that is missing, whose sha256 differs from the manifest's, or with a record that is
+            none of this set.
+        """
+        for path, entry in zip(self.shards, self.manifest["shards"], strict=True):
+            if not os.path.exists(path):
+                raise shards.missing(path)
+            if files.sha256_of_file(path) != entry["sha256"]:
+                raise shards.damaged(path, "its sha256 differs from the manifest's")
+        for _ in self._decode(0, self.num_utterances):
+            pass
+
+    def _decode(self, start: int, stop: int) -> Iterator[schema.Record]:
+        """The records of a stretch, each with the labels that the index says."""
+        for i, serialized in enumerate(self._read(start, stop), start):
+            try:
+                record = schema.decode_record(serialized, self.targets)
+            except schema.UNDECODABLE as error:
+                raise shards.damaged(self._shard_of(i), f"a record is none of this set ({error})") from error
+            if len(record.labels) != self.index.num_labels[i]:
+                raise shards.damaged(self._shard_of(i), f"record {record.id!r} has not the labels its index says")
+            yield record
+
+    def _shard_of(self, position: int) -> str:
+        return self.shards[self.index.shard[position]]
+
+    def _read(self, start: int, stop: int) -> Iterator[bytes]:
         first = 0
         for path, entry in zip(self.shards, self.manifest["shards"], strict=True):
             begin, end = max(start - first, 0), min(stop - first, entry["utterances"])
             if begin < end:
-                yield from self._read_shard(path, begin, end, entry["utterances"])
+                yield from self._read_shard(path, begin, end, first)
             first += entry["utterances"]
 
-    def _read_shard(self, path: str, begin: int, end: int, num_records: int) -> Iterator[schema.Record]:
+    def _read_shard(self, path: str, begin: int, end: int, first: int) -> Iterator[bytes]:
         count = begin
         try:
             for serialized in tf.data.TFRecordDataset(path).skip(begin).take(end - begin).as_numpy_iterator():
-                yield schema.decode_record(serialized, self.targets)
+                if schema.fingerprint(serialized) != self.index.fingerprint[first + count]:
+                    raise shards.damaged(path, f"record {count} is another one than was written there")
+                yield serialized
                 count += 1
         except tf.errors.NotFoundError as error:
             raise shards.missing(path) from error
         except tf.errors.DataLossError as error:
             raise shards.damaged(path, f"record {count} cannot be read") from error
         if count != end:
-            raise shards.damaged(path, f"it holds {count} records, the manifest says {num_records}")
+            raise shards.damaged(path, f"it ends after {count} records")
 
-    def verify(self) -> None:
-        """Reads all shards and compares checksums.
 
-        Raises:
-          UserError: the first shard that is missing, or whose sha256 differs from the manifest's.
-        """
-        for path, entry in zip(self.shards, self.manifest["shards"], strict=True):
-            shards.check_size(path, entry["num_bytes"])
-            if shards.sha256_of_file(path) != entry["sha256"]:
-                raise shards.damaged(path, "its sha256 differs from the manifest's")
+def content_hash(manifest: Manifest) -> str:
+    """sha256 over what records hold, by the checksums of their shards, and over how they are to be read.
+
+    Where they came from does not count: a set that is prepared again from audio that was only copied has the same hash.
+    """
+    content = {
+        name: manifest.get(name) for name in ("tokenizer_hash", "sample_rate", "targets", "features", "joint_sha256")
+    }
+    return files.sha256_of(files.dump_json({**content, "shards": [entry["sha256"] for entry in manifest["shards"]]}))
+
+
+def records_hash(folder: str) -> str | None:
+    """`RecordSet.hash` of what is in a folder; None where there is no finished set."""
+    return content_hash(read_manifest(folder)) if os.path.exists(os.path.join(folder, MANIFEST)) else None
 
 
 def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet:
-    """Opens a finished set, after checks that cost no reading of shards (see `RecordSet.verify` for those).
+    """Opens a finished set, after checks that read a few bytes of each shard (see `RecordSet.verify` for the rest).
 
     Args:
       folder: what `record_writer` wrote.
@@ -157,10 +203,9 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
 
     Raises:
       UserError: no manifest, a damaged one, another schema version, another tokenizer, features of another front
-        end, a missing or truncated shard, a damaged index or joint.
+        end, a missing, truncated or exchanged shard, a damaged index or joint.
     """
-    path = os.path.join(folder, shards.MANIFEST)
-    manifest = _load_manifest(path)
+    manifest = read_manifest(folder)
     made_with = manifest["tokenizer_hash"]
     if None not in (tokenizer_hash, made_with) and made_with != tokenizer_hash:
         raise UserError(
@@ -170,36 +215,26 @@ def open_records(folder: str, *, tokenizer_hash: str | None = None) -> RecordSet
     changes = stored.front_end_changes(manifest["features"]) if "features" in manifest else ""
     if changes:
         raise UserError(f"{folder} holds features of another front end ({changes}): delete it and write it again")
-    paths = tuple(os.path.join(folder, entry["name"]) for entry in manifest["shards"])
-    for shard, entry in zip(paths, manifest["shards"], strict=True):
-        shards.check_size(shard, entry["num_bytes"])
     if manifest["joint_sha256"]:
-        shards.load_arrays(os.path.join(folder, JOINT), manifest["joint_sha256"])
-    return RecordSet(folder, manifest, paths, _load_indices(paths, manifest), shards.sha256_of_file(path))
+        _read_joint(folder, manifest)
+    paths = tuple(os.path.join(folder, entry["name"]) for entry in manifest["shards"])
+    index = _load_indices(paths, manifest)
+    if "features" not in manifest and np.any(2 * index.num_samples.astype(np.int64) > index.num_bytes):
+        raise shards.damaged(os.path.join(folder, MANIFEST), "its records hold no audio, and it lists no features")
+    return RecordSet(folder, manifest, paths, index, content_hash(manifest))
 
 
-def _load_manifest(path: str) -> dict[str, Any]:
-    folder = os.path.dirname(path)
-    if not os.path.exists(path):
-        raise UserError(
-            f"{folder} has no {shards.MANIFEST}, so it is no finished record set: run the command that writes it"
-        )
-    manifest = shards.load_json(path)
-    version, wanted = manifest.get("schema_version"), schema.version_of(manifest)
-    if version != wanted:
-        raise UserError(
-            f"{path} has schema version {version!r}, this program reads {wanted}: "
-            f"delete {folder} and run the command that wrote it again"
-        )
-    with open(path, "rb") as file:
-        # Compared as bytes, so that no flipped byte passes, not even one in white space.
-        if file.read() != shards.dump_signed({key: value for key, value in manifest.items() if key != "sha256"}):
-            raise shards.damaged(path, "its sha256 does not fit its content")
-    return manifest
+def _read_joint(folder: str, manifest: Manifest) -> dict[str, np.ndarray]:
+    width, vocabulary = manifest["targets"]["width"], manifest["targets"]["vocabulary_size"]
+    path = os.path.join(folder, JOINT)
+    wanted = {"kernel": Array("float32", (width, vocabulary)), "bias": Array("float32", (vocabulary,))}
+    return read_arrays(path, wanted, sha256=manifest["joint_sha256"], remedy=shards.remedy(path))
 
 
-def _load_indices(paths: Sequence[str], manifest: dict[str, Any]) -> RecordIndex:
-    pairs = zip(paths, manifest["shards"], strict=True)
-    indices = [shards.load_arrays(shards.index_path(path), entry["index_sha256"]) for path, entry in pairs]
+def _load_indices(paths: Sequence[str], manifest: Manifest) -> RecordIndex:
+    indices = []
+    for path, entry in zip(paths, manifest["shards"], strict=True):
+        indices.append(shards.read_index(path, entry))
+        shards.check_shard(path, indices[-1])
     shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index["offset"]) for index in indices])
     return RecordIndex(shard, *[np.concatenate([index[name] for index in indices]) for name in RecordIndex._fields[1:]])

@@ -2,14 +2,14 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import message
 
-SCHEMA_VERSION = 1
-FEATURES_VERSION = 2  # of sets with features in place of audio, which programs of version 1 would take for silence
+SCHEMA_VERSION = 3
 
 CODECS = ("factored", "lattice")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -55,12 +55,7 @@ class TargetsSpec:
         return {"logits": self.vocabulary_size}
 
 
-def version_of(manifest: dict[str, Any]) -> int:
-    """The version of the records of a set, by what its manifest says of them."""
-    return FEATURES_VERSION if "features" in manifest else SCHEMA_VERSION
-
-
-def targets_of(manifest: dict[str, Any]) -> TargetsSpec | None:
+def targets_of(manifest: Mapping[str, Any]) -> TargetsSpec | None:
     """The teacher targets of the records of a set, by what its manifest says of them."""
     return TargetsSpec(**manifest["targets"]) if manifest["targets"] else None
 
@@ -95,6 +90,9 @@ class Record:
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
 
+
+# How `decode_record` fails on bytes that are no record of a set.
+UNDECODABLE = (ValueError, KeyError, IndexError, message.DecodeError)
 
 _TEACHER_FIELDS = ("encoded", "predicted", "logits")
 
@@ -150,6 +148,16 @@ def encode_record(record: Record) -> bytes:
             features[name] = _bytes_feature(_little_endian(getattr(record, name)))
     # A protobuf map has no order of its own: without `deterministic` a shard's checksum would change from run to run.
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+
+
+def fingerprint(serialized: bytes) -> int:
+    """What an index keeps of a record, so that whoever reads it knows it again."""
+    return int(fingerprints(serialized).numpy())
+
+
+def fingerprints(serialized: tf.Tensor) -> tf.Tensor:
+    """`fingerprint` inside a graph: scalar string -> scalar int64."""
+    return tf.bitcast(tf.fingerprint(tf.reshape(serialized, [1]))[0], tf.int64)
 
 
 def _bytes_feature(value: bytes) -> tf.train.Feature:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.options import Text, checked
-from tf_rnnt_kd.text.normalize import normalize_transcript
+from tf_rnnt_kd.text.normalize import clean_text, normalize_transcript
 
 _JITTER = 0.1  # how far, of their length, sentences stray from the order of their lengths
 
@@ -17,18 +17,25 @@ def read_sentences(path: Text) -> list[str]:
     """Normalised sentences of a text file, in its order.
 
     Args:
-      path: UTF-8 text with a sentence a line, or `ID<TAB>sentence`. Lines with digits are left out.
+      path: UTF-8 text with a sentence a line, or `ID<TAB>sentence`. Lines with digits, in any form, are left out.
 
     Raises:
-      UserError: the file cannot be read.
+      UserError: the file cannot be read, or holds what no text has.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.rstrip("\n").rpartition("\t")[2] for line in file]
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [_clean(path, number, line) for number, line in enumerate(file, 1)]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read sentences from {path}: {error}; give a UTF-8 text file") from error
     sentences = (normalize_transcript(line) for line in lines if not any(map(str.isdigit, line)))
     return [sentence for sentence in sentences if sentence]
+
+
+def _clean(path: str, number: int, line: str) -> str:
+    try:
+        return clean_text(line.rstrip("\n").rpartition("\t")[2])
+    except UserError as error:
+        raise UserError(f"{path}, line {number}: {error}") from error
 
 
 class SentenceBatch(NamedTuple):

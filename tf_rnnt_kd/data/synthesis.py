@@ -21,7 +21,8 @@ from typing import Annotated
 import numpy as np
 import soxr
 
-from tf_rnnt_kd.data.corpora import SAMPLE_RATE, Utterance
+from tf_rnnt_kd.data.audio import SAMPLE_RATE
+from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.data.sentences import read_sentences
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.options import Count, CountOrZero, Finite, NotDescending, OneOf, Seed, Text, checked
@@ -187,7 +188,7 @@ def _utterance(kind, split, seed, number, words, voices, snr_db, rng) -> Utteran
         seed=_entropy(f"{kind} noise", split, seed, number),
     )
     name = f"{kind}-{split}-{seed}-{number:06d}"
-    return Utterance(name, script.voice, words, functools.partial(_perform, script))
+    return Utterance(name, script.voice, words, functools.partial(_perform, script), repr(script))
 
 
 def _draw_digits(rng: np.random.Generator, split: str, min_digits: int, max_digits: int) -> list[int]:

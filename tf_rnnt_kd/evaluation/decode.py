@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,12 +13,16 @@ from tf_rnnt_kd.decoding.hypotheses import Hypotheses
 from tf_rnnt_kd.decoding.offline import pad_audio, recognize, similar_lengths
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.fusion import NO_FUSION, Weights, fuse, open_language_model
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, scoring
 from tf_rnnt_kd.evaluation.results import SetResult, Transcription, write_results
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.files import sha256_of, sha256_of_file
+from tf_rnnt_kd.lineage import begin, finish
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 _SAMPLES_PER_BATCH = 16_000 * 240  # 4 minutes of padded audio
+_AUDIO_DIGITS = 16  # hexadecimal digits that tell one utterance's audio from another's
 _UTTERANCES_SORTED = 1024  # as many lie in memory, so that batches can be of similar length
 
 Decoder = Callable[[np.ndarray, np.ndarray], Hypotheses]
@@ -63,7 +68,10 @@ def evaluate_records(
             hypotheses = decode(*pad_audio([window[position].samples for position in batch]))
             for position, labels, score in zip(batch, *_unpack(hypotheses), strict=True):
                 record = window[position]
-                transcriptions[position] = Transcription(record.id, record.text, tokenizer.decode(labels), score)
+                audio = sha256_of(record.samples.tobytes())[:_AUDIO_DIGITS]
+                transcriptions[position] = Transcription(
+                    record.id, record.text, tokenizer.decode(labels), score, record.speaker, audio
+                )
         yield from (transcriptions[position] for position in range(len(window)))
 
 
@@ -85,6 +93,7 @@ def evaluate_checkpoint(
     blank_penalty: float = 0.0,
     language_model: str | None = None,
     weights: Weights = NO_FUSION,
+    normaliser: str = DEFAULT,
 ) -> dict[str, SetResult]:
     """Evaluates a saved model on record sets and writes `results.json` and the hypotheses.
 
@@ -99,10 +108,14 @@ def evaluate_checkpoint(
       blank_penalty: in nats.
       language_model: as in `fusion.open_language_model`.
       weights: of that, of the internal one, and the bonus.
+      normaliser: of `normalisers.NORMALISERS`, by which words are compared; the hypotheses are written as they are.
 
     Raises:
-      UserError: if two sets have one name, a set is unfinished, or has no transcripts.
+      UserError: if two sets have one name, a set is unfinished, or has no transcripts, or there is no such normaliser.
     """
+    if not output.endswith(".json"):
+        raise UserError(f"the figures can't go into {output!r}: name a file that ends in .json")
+    scoring(normaliser)  # before anything is decoded
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(f"two of the record sets {', '.join(folders)} have the same last name: rename one of them")
@@ -114,10 +127,16 @@ def evaluate_checkpoint(
     opened = {name: open_records(folder) for name, folder in zip(names, folders, strict=True)}
     sets = {name: list(evaluate_records(model, tokenizer, records, decode=decode)) for name, records in opened.items()}
     about = {
-        "model": read_description(checkpoint)["weights_hash"],
+        "model": find_hash(checkpoint),
         "records": {name: records.hash for name, records in opened.items()},
         "search": {**search, "chunk": model.encoder.chunk, "second_pass": second_pass},
     }
     if fused is not None:
         about["search"] |= {"language_model": scorer_hash, **weights._asdict()}
-    return write_results(output, sets, about)
+    places: dict[str, Any] = {"model": checkpoint, "records": dict(zip(names, folders, strict=True))}
+    if language_model:
+        places["search"] = {"language_model": language_model}
+    begin(output, "results", {**about, "normaliser": normaliser}, places, anew=True)
+    results = write_results(output, sets, about, normaliser)
+    finish(output, sha256_of_file(output))
+    return results

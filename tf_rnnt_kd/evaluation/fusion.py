@@ -1,13 +1,13 @@
 """Language models that a search adds to the transducer, and their weights."""
 
-import hashlib
 import os
 from typing import NamedTuple
 
 from tf_rnnt_kd.decoding.fusion import LabelScorer, internal_language_model, weighted_sum
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.files import sha256_of_file
 from tf_rnnt_kd.models.ngram import NgramModel
-from tf_rnnt_kd.models.saving import load_language_model
+from tf_rnnt_kd.models.saving import find_hash, load_language_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.arpa import read_arpa
 from tf_rnnt_kd.text.tokenizer import Tokenizer
@@ -35,14 +35,17 @@ def open_language_model(path: str, tokenizer: Tokenizer) -> tuple[LabelScorer, s
       UserError: there is none, or it is over other labels.
     """
     if os.path.isfile(path):
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
         model = NgramModel(read_arpa(path, tokenizer.pieces), tokenizer.vocabulary_size)
-        return LabelScorer(model.initial, model.step), found
+        return LabelScorer(model.initial, model.step), sha256_of_file(path)
     model, its_tokenizer, found = load_language_model(path)
     if its_tokenizer.hash != tokenizer.hash:
         raise UserError(f"{path} was trained on labels of another tokenizer: train one on those of {tokenizer.folder}")
     return LabelScorer(model.initial, model.step), found
+
+
+def language_model_hash(path: str) -> str | None:
+    """The hash that `open_language_model` gives; None where there is nothing."""
+    return sha256_of_file(path) if os.path.isfile(path) else find_hash(path)
 
 
 def fuse(model: Transducer, scorer: LabelScorer | None, weights: Weights) -> LabelScorer | None:

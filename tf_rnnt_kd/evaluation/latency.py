@@ -9,12 +9,12 @@ import jiwer
 import numpy as np
 import tensorflow as tf
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.data.records import open_records
 from tf_rnnt_kd.data.schema import Record
 from tf_rnnt_kd.decoding.offline import recognize
 from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.evaluation.results import write_json
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, SAMPLE_RATE, log_mel
 from tf_rnnt_kd.losses import best_alignment
 from tf_rnnt_kd.models.saving import load_model, read_description
@@ -204,16 +204,20 @@ def measure_latency(
       frames_per_chunk: as in `make_streamer`; None for the encoder's chunk.
 
     Returns:
-      `word_delay_ms`, `first_token_delay_ms`, `last_token_delay_ms`, `real_time_factor` and, of a model that streams,
-      `chunk_ms`, `chunk_compute_ms`, `stream_real_time_factor`, `shown_words`, `changed_words`.
+      `word_delay_ms`, `first_token_delay_ms`, `last_token_delay_ms`, `real_time_factor`, `unaligned_utterances`, whose
+      labels the teacher cannot align, so that they have no delays, and, of a model that streams, `chunk_ms`,
+      `chunk_compute_ms`, `stream_real_time_factor`, `shown_words`, `changed_words`.
     """
     align, listen = make_aligner(teacher), make_listener(model, tokenizer.pieces)
-    references = [time_words(r.labels.tolist(), align(r), tokenizer.pieces) for r in records]
+    frames = [align(record) for record in records]
+    aligned = [k for k, found in enumerate(frames) if min(found, default=0) >= 0]
     seconds = sum(len(record.samples) for record in records) / SAMPLE_RATE
     if records:
         listen(records[0].samples)  # the first call traces
     heard = [listen(record.samples) for record in records]
-    measured = summarize_delays(references, [utterance.words for utterance in heard])
+    references = [time_words(records[k].labels.tolist(), frames[k], tokenizer.pieces) for k in aligned]
+    measured = summarize_delays(references, [heard[k].words for k in aligned])
+    measured["unaligned_utterances"] = len(records) - len(aligned)
     measured["real_time_factor"] = sum(utterance.seconds for utterance in heard) / max(seconds, 1e-9)
     if model.causal and records:
         measured |= _measure_stream(
@@ -249,7 +253,7 @@ def evaluate_latency(
       chunk: as in `models.saving.load_model`.
 
     Raises:
-      UserError: if the teacher is causal, hence late itself, or has another tokenizer.
+      UserError: if the teacher is causal, hence late itself, or if it or a record set has another tokenizer.
     """
     model, tokenizer = load_model(checkpoint, chunk=chunk)
     reference, other = load_model(teacher)
@@ -257,14 +261,13 @@ def evaluate_latency(
         raise UserError(f"{teacher} is causal, hence late itself: measure latency against a full-context model")
     if other.hash != tokenizer.hash:
         raise UserError(f"{teacher} has tokenizer {other.hash}, {checkpoint} has {tokenizer.hash}: choose its teacher")
-    sets = {}
-    for folder in folders:
-        records = list(open_records(folder).read())
-        sets[os.path.basename(os.path.abspath(folder))] = measure_latency(model, reference, tokenizer, records)
+    # All are opened before anything is measured, which takes minutes.
+    opened = {os.path.basename(os.path.abspath(f)): open_records(f, tokenizer_hash=tokenizer.hash) for f in folders}
+    sets = {name: measure_latency(model, reference, tokenizer, list(r.read())) for name, r in opened.items()}
     hashes = {
         name: read_description(path)["weights_hash"] for name, path in (("model", checkpoint), ("teacher", teacher))
     }
-    write_json(output, {**hashes, "sets": sets})
+    files.write_json(output, {**hashes, "sets": sets})
     return sets
 
 

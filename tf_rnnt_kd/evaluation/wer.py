@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Iterable
 
 import jiwer
+import numpy as np
+
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, NORMALISERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,32 +41,36 @@ class ErrorCounts:
         return ErrorCounts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
-def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
+def count_errors(reference: str, hypothesis: str, normaliser: str = DEFAULT) -> ErrorCounts:
     """Counts the word errors of a minimum-edit-distance alignment.
 
     Args:
-      reference: words separated by white space; may be empty.
+      reference: any text; may be empty, or become so by the normaliser: then all that was heard is inserted.
       hypothesis: likewise.
+      normaliser: what both pass through first, of `normalisers.NORMALISERS`; each brings texts to their normal form.
     """
-    num_reference, num_hypothesis = len(reference.split()), len(hypothesis.split())
-    if not num_reference or not num_hypothesis:
-        return ErrorCounts(num_reference, 0, deletions=num_reference, insertions=num_hypothesis)
-    aligned = jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
-    return ErrorCounts(num_reference, aligned.substitutions, aligned.deletions, aligned.insertions)
+    said, heard = _words(reference, normaliser), _words(hypothesis, normaliser)
+    if not said or not heard:
+        return ErrorCounts(len(said), 0, deletions=len(said), insertions=len(heard))
+    aligned = jiwer.process_words(" ".join(said), " ".join(heard))
+    return ErrorCounts(len(said), aligned.substitutions, aligned.deletions, aligned.insertions)
 
 
-def mark_errors(reference: str, hypothesis: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def mark_errors(
+    reference: str, hypothesis: str, normaliser: str = DEFAULT
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The words of both, each with what the alignment of `count_errors` says of it.
 
     Args:
-      reference: words separated by white space; may be empty.
+      reference: any text; may be empty.
       hypothesis: likewise.
+      normaliser: as in `count_errors`; the words are those that it leaves.
 
     Returns:
       (word, mark) of each word of the reference, "equal", "substitute" or "delete", and of the hypothesis, "equal",
       "substitute" or "insert".
     """
-    said, heard = reference.split(), hypothesis.split()
+    said, heard = _words(reference, normaliser), _words(hypothesis, normaliser)
     if not said or not heard:
         return [(word, "delete") for word in said], [(word, "insert") for word in heard]
     marked: tuple[list, list] = [], []
@@ -71,6 +78,36 @@ def mark_errors(reference: str, hypothesis: str) -> tuple[list[tuple[str, str]],
         marked[0].extend((word, part.type) for word in said[part.ref_start_idx : part.ref_end_idx])
         marked[1].extend((word, part.type) for word in heard[part.hyp_start_idx : part.hyp_end_idx])
     return marked
+
+
+def place_errors(reference: str, hypothesis: str, normaliser: str = DEFAULT) -> np.ndarray:
+    """Where the errors of the alignment of `count_errors` are.
+
+    Args:
+      reference: any text, of U words after the normaliser; may be empty.
+      hypothesis: likewise.
+      normaliser: as in `count_errors`.
+
+    Returns:
+      [2U + 1] int64: words inserted before word u of the reference at 2u (and after the last at 2U), and at 2u + 1
+      whether word u is replaced or missing. The sum is the number of errors.
+    """
+    said, heard = _words(reference, normaliser), _words(hypothesis, normaliser)
+    places = np.zeros([2 * len(said) + 1], np.int64)
+    if not said or not heard:
+        places[1::2] = 1
+        places[-1] += len(heard)
+        return places
+    for part in jiwer.process_words(" ".join(said), " ".join(heard)).alignments[0]:
+        if part.type == "insert":
+            places[2 * part.ref_start_idx] += part.hyp_end_idx - part.hyp_start_idx
+        elif part.type != "equal":
+            places[2 * part.ref_start_idx + 1 : 2 * part.ref_end_idx : 2] = 1
+    return places
+
+
+def _words(text: str, normaliser: str) -> list[str]:
+    return NORMALISERS[normaliser](text).split()
 
 
 def sum_errors(counts: Iterable[ErrorCounts]) -> ErrorCounts:

@@ -4,20 +4,22 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tf_rnnt_kd.data.record_writer import write_records
-from tf_rnnt_kd.data.records import RecordSet, open_records
+from tf_rnnt_kd.data.records import RecordSet, open_records, records_hash
 from tf_rnnt_kd.data.schema import TEACHER_HYPOTHESIS, Record, TargetsSpec
 from tf_rnnt_kd.decoding.offline import similar_lengths
 from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.labelling.hard import make_labeller
 from tf_rnnt_kd.labelling.soft import codec_error, joint_arrays, make_spec, teacher_fields
-from tf_rnnt_kd.models.saving import has_second_pass, load_model, read_description
+from tf_rnnt_kd.lineage import begin, finish
+from tf_rnnt_kd.models.saving import find_hash, has_second_pass, load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
+SEARCH = "greedy"
 _BATCH_SAMPLES = 16_000 * 120  # two minutes of padded audio at a time
 _SHARD_UTTERANCES = 256
 _ERROR_UTTERANCES = 4  # on which the codec's error is measured
@@ -62,7 +64,7 @@ def label_records(
         "tokenizer_hash": tokenizer.hash,
         "sample_rate": source.manifest["sample_rate"],
         "targets": dataclasses.asdict(spec) if spec else None,
-        "source": {"records": source.hash, "teacher": teacher_hash, "search": "greedy"},
+        "source": {"records": source.hash, "teacher": teacher_hash, "search": SEARCH},
         **({"features": describe(features)} if features else {}),
     }
 
@@ -82,6 +84,20 @@ def label_records(
     )
 
 
+def label_inputs(
+    checkpoint: str, source: str, *, codec: str | None, dtype: str, features: str | None
+) -> dict[str, Any]:
+    """What decides a label set, as for `lineage.begin`; arguments as for `label_folder`."""
+    return {
+        "teacher": find_hash(checkpoint),
+        "records": records_hash(source),
+        "codec": codec,
+        "dtype": dtype if codec else None,
+        "features": features,
+        "search": SEARCH,
+    }
+
+
 def label_folder(
     checkpoint: str,
     source: str,
@@ -94,7 +110,13 @@ def label_folder(
     """`label_records` for folders, with progress: the teacher in `checkpoint` over the audio in `source`.
 
     A teacher with a second pass labels by that: whoever labels has heard the whole utterance.
+
+    Raises:
+      UserError: what is in `folder` was made by another teacher, from other audio or with other settings; or what
+        `label_records` raises.
     """
+    stored = {"codec": codec, "dtype": dtype, "features": features}
+    begin(folder, "label set", label_inputs(checkpoint, source, **stored), {"teacher": checkpoint, "records": source})
     model, tokenizer = load_model(checkpoint, second_pass=has_second_pass(checkpoint))
     teacher_hash = read_description(checkpoint)["weights_hash"]
     audio = open_records(source)
@@ -106,11 +128,10 @@ def label_folder(
             teacher_hash,
             audio,
             folder,
-            codec=codec,
-            dtype=dtype,
-            features=features,
+            **stored,
             on_progress=lambda done, _: progress.update(done),
         )
+    finish(folder, records.hash)
     size, seconds = sum(map(os.path.getsize, records.shards)) / 1e6, time.monotonic() - start
     amount = f"{records.num_utterances} utterances, {records.seconds / 3600:.2f} h, {size:.0f} MB"
     say(f"  labelled {amount} in {seconds:.0f} s: {folder}")

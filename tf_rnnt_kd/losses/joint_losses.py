@@ -82,7 +82,7 @@ def joint_losses(
       temperature: of the divergence only, as in `lattice_kl`.
       teacher_delay: the student's node (t + delay, u) is compared with the teacher's (t, u), in frames, >= 0; the
         student's first `delay` frames and the teacher's last ones have no counterpart. Of several, the `closest_delay`
-        of the batch is taken, which costs two products a node.
+        of the batch of all replicas is taken, which costs two products a node.
       frames_per_tile: frames of the batch at a time, or None to choose by memory.
       product_dtype: as in `joint_nodes`.
       kl: the distance.
@@ -129,12 +129,14 @@ class JointLossSum(NamedTuple):
       transducer: [B] float32, in nats.
       kl: [B] float32, in nats.
       entropy: [B] float32, in nats, 0 where nobody asked.
+      nodes: [B] float32, the sum of the weights of all nodes compared; 0 where none is.
     """
 
     total: tf.Tensor
     transducer: tf.Tensor
     kl: tf.Tensor
     entropy: tf.Tensor
+    nodes: tf.Tensor
 
 
 def joint_loss_sum(
@@ -184,7 +186,8 @@ def joint_loss_sum(
       ValueError: as `joint_losses`.
     """
     utterances = Utterances(labels, num_frames, num_labels, blank_id, frames_per_tile, product_dtype)
-    reading = read_teacher(utterances, student, teacher, kl, temperature, teacher_delay, kl_mean, band_columns)
+    taught = weights.kl > 0.0
+    reading = read_teacher(utterances, student, teacher, kl, temperature, teacher_delay, kl_mean, band_columns, taught)
 
     def of_arcs(log_blank: tf.Tensor, log_label: tf.Tensor) -> ArcTerms:
         arcs = Arcs(log_blank, log_label)
@@ -196,12 +199,16 @@ def joint_loss_sum(
             losses["entropy"] = alignments.alignment_entropy(arcs, num_frames, num_labels)
         weighted = [tf.math.multiply_no_nan(loss, getattr(weights, name)) for name, loss in losses.items()]
         total = tf.reduce_sum(tf.add_n(weighted))
-        weight = None if reading.teacher is None else weights.kl[:, None, None] * reading.weight(arcs)
-        return ArcTerms(total, weight, losses)
+        if reading.teacher is None:
+            return ArcTerms(total, None, losses)
+        weight = reading.weight(arcs)
+        losses["nodes"] = tf.reduce_sum(weight, axis=[1, 2])
+        return ArcTerms(total, weights.kl[:, None, None] * weight, losses)
 
     nodes = utterances.node_options | {"divergence": reading.divergence, "temperature": temperature}
     total, divergences, losses = joint_total(student, reading.teacher, *utterances[:3], of_arcs, **nodes)
     if reading.teacher is not None:
         losses["kl"] = tf.math.divide_no_nan(divergences, weights.kl)
     nothing = tf.zeros_like(losses["transducer"])
-    return JointLossSum(total, losses["transducer"], losses["kl"], losses.get("entropy", nothing))
+    others = (losses.get(name, nothing) for name in ("entropy", "nodes"))
+    return JointLossSum(total, losses["transducer"], losses["kl"], *others)

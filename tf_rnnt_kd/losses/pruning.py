@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_rnnt_kd.losses import distillation, lattice, transducer
 from tf_rnnt_kd.losses.joint_tiles import JointInputs, cleaned
 from tf_rnnt_kd.losses.nodes import NodeTask, node_gradient, node_values
+from tf_rnnt_kd.losses.replicas import sum_over_replicas
 from tf_rnnt_kd.masks import length_mask, zero_padding
 
 
@@ -36,12 +37,14 @@ class BandLosses(NamedTuple):
       kl: [B] float32, in nats, over the nodes of the band; 0 without a teacher.
       additive: [B] float32, in nats, the loss of the additive joint network on the whole lattice.
       starts: [B, T] int32, first column of the band in each frame.
+      nodes: [B] float32, how many nodes of the lattice are in the band.
     """
 
     transducer: tf.Tensor
     kl: tf.Tensor
     additive: tf.Tensor
     starts: tf.Tensor
+    nodes: tf.Tensor
 
 
 def band_losses(
@@ -97,7 +100,7 @@ def band_losses(
     arcs = _spread(log_blank, starts, max_columns), _spread(log_label, starts, max_columns)[:, :, :-1]
     banded = transducer.arc_loss(*arcs, num_frames, num_labels, fastemit_lambda=fastemit_lambda)
     kl = tf.reduce_sum(tf.where(real, divergences, 0.0), axis=[1, 2])
-    return BandLosses(banded, kl, loss, starts)
+    return BandLosses(banded, kl, loss, starts, tf.reduce_sum(tf.cast(real, tf.float32), axis=[1, 2]))
 
 
 def additive_arcs(
@@ -114,7 +117,7 @@ def additive_arcs(
 
     `log sum_k exp(a_t(k) + l_u(k)) = log(exp(l) exp(a)^T)` is one product. With scales, an arc's score is mixed with
     what each network says alone: `(1 - s_l - s_a) both + s_l linguistic + s_a acoustic`, the acoustic one under the
-    mean distribution of the linguistic one. Memory O(B T U + B (T + U) V).
+    mean distribution of the linguistic one, over the batch of all replicas. Memory O(B T U + B (T + U) V).
 
     Args:
       additive: the joint network; padding may hold anything.
@@ -158,7 +161,9 @@ def additive_arcs(
         scale = 1.0
     if acoustic_scale:
         mask = tf.cast(length_mask(num_labels + 1, tf.shape(linguistic)[1]), tf.float32)[:, :, None]
-        mean = tf.reduce_sum(mask * tf.nn.softmax(linguistic), axis=[0, 1]) / tf.reduce_sum(mask)  # [V]
+        total = tf.reduce_sum(mask * tf.nn.softmax(linguistic), axis=[0, 1])  # [V]
+        total = sum_over_replicas(tf.concat([total, [tf.reduce_sum(mask)]], axis=0))
+        mean = total[:-1] / total[-1]
         mean = tf.math.log(mean + 1e-30) + tf.zeros_like(linguistic)
         alone = mixed(heard, of_linguistic(mean), tf.reduce_logsumexp(acoustic + mean[:, :1], axis=2)[:, :, None])
         arcs = [scale * arc + acoustic_scale * own for arc, own in zip(arcs, alone, strict=True)]

@@ -11,6 +11,7 @@ from tf_rnnt_kd.losses.alignments import Arcs
 from tf_rnnt_kd.losses.joint_passes import LatticeNodes, joint_nodes
 from tf_rnnt_kd.losses.joint_tiles import JointInputs
 from tf_rnnt_kd.losses.nodes import NodeDivergence
+from tf_rnnt_kd.losses.replicas import sum_over_replicas
 from tf_rnnt_kd.masks import length_mask
 
 Teacher = JointInputs | tf.Tensor  # a live joint network, or stored logits
@@ -110,8 +111,12 @@ def read_teacher(
     teacher_delay: int | Sequence[int],
     kl_mean: bool,
     band_columns: int,
+    taught: tf.Tensor | None = None,
 ) -> Reading:
-    """Chooses the delay, and gets what the distance needs; the arguments are those of `joint_losses`."""
+    """Chooses the delay, and gets what the distance needs; the arguments are those of `joint_losses`.
+
+    `taught` is as in `closest_delay`.
+    """
     delays = (teacher_delay,) if isinstance(teacher_delay, int) else tuple(teacher_delay)
     _check(kl, temperature, delays, kl_mean)
     if teacher is None:
@@ -121,14 +126,19 @@ def read_teacher(
     arcs = utterances.arcs(teacher) if kl in _NEED_TEACHER_ARCS or len(delays) > 1 else None
     delay = delays[0]
     if len(delays) > 1:
-        delay = closest_delay(arcs, utterances.arcs(student), *utterances[1:3], delays)
+        delay = closest_delay(arcs, utterances.arcs(student), *utterances[1:3], delays, taught)
     return Reading(utterances, kl, kl_mean, band_columns, delay, arcs, _delayed(teacher, delay))
 
 
 def closest_delay(
-    teacher: Arcs, student: Arcs, num_frames: tf.Tensor, num_labels: tf.Tensor, delays: Sequence[int]
+    teacher: Arcs,
+    student: Arcs,
+    num_frames: tf.Tensor,
+    num_labels: tf.Tensor,
+    delays: Sequence[int],
+    taught: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """The delay under which a batch's lattices resemble each other most.
+    """The delay under which a batch's lattices resemble each other most; the batch is that of all replicas.
 
     Compared are blank, next label and rest at the nodes, weighted by the teacher's occupancy:
     `argmin_d mean over (t, u) of occupancy(t, u) KL(teacher(t, u) || student(t + d, u))`. Costs O(B T U) a candidate.
@@ -139,23 +149,25 @@ def closest_delay(
       num_frames: [B] integer.
       num_labels: [B] integer.
       delays: candidates, in frames.
+      taught: [B] boolean, which utterances have a teacher, the others have no say; None for all.
 
     Returns:
       Scalar int32; of equally good ones the first.
     """
     occupancy = lattice.occupancies(*teacher, num_frames, num_labels).node  # [B, T, U+1]
     ours = _three_classes(student, num_labels)
-    gaps = []
+    sums = []
     for delay in delays:
         theirs = _three_classes(Arcs(*(_shifted(arc, delay) for arc in teacher)), num_labels)
         kl = tf.reduce_sum(tf.exp(theirs) * (theirs - ours), axis=-1)  # [B, T, U+1]
         matched = lattice.node_mask(num_frames, num_labels, tf.shape(kl)[1], tf.shape(kl)[2] - 1)
+        matched = matched if taught is None else matched & taught[:, None, None]
         weight = tf.where(matched & _has_counterpart(kl, delay), _shifted(occupancy, delay), 0.0)
-        total = tf.reduce_sum(weight)
-        # Padding may hold NaN; a delay that leaves nothing to compare is no match.
-        gap = tf.math.divide_no_nan(tf.reduce_sum(tf.math.multiply_no_nan(kl, weight)), total)
-        gaps.append(tf.where(total > 0.0, gap, float("inf")))
-    return tf.gather(tf.constant(delays, tf.int32), tf.argmin(tf.stack(gaps), output_type=tf.int32))
+        sums += [tf.reduce_sum(tf.math.multiply_no_nan(kl, weight)), tf.reduce_sum(weight)]  # padding may hold NaN
+    gaps, weights = tf.unstack(tf.reshape(sum_over_replicas(tf.stack(sums)), [-1, 2]), axis=1)
+    # A delay that leaves nothing to compare is no match.
+    gaps = tf.where(weights > 0.0, tf.math.divide_no_nan(gaps, weights), float("inf"))
+    return tf.gather(tf.constant(delays, tf.int32), tf.argmin(gaps, output_type=tf.int32))
 
 
 def _by_teacher(reading: Reading, student: Arcs) -> tf.Tensor:

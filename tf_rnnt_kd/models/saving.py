@@ -1,19 +1,37 @@
 """A trained model as a folder: architecture, weights and tokenizer, each checked when read."""
 
+import contextlib
 import hashlib
-import json
+import math
 import os
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
+from tf_rnnt_kd import files
+from tf_rnnt_kd.arrays import Array, read_arrays
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.lineage import FILE as LINEAGE
+from tf_rnnt_kd.models.description import (
+    DESCRIPTIONS,
+    FORMAT,
+    LANGUAGE_MODEL,
+    TRANSDUCER,
+    Description,
+    Headline,
+    Kind,
+    LanguageDescription,
+    Signed,
+    Weight,
+    least_weights,
+)
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer
 
-_FORMAT = 1
-_TRANSDUCER, _LANGUAGE_MODEL = "transducer", "language model"  # the kinds of model that a folder may hold
+_REMEDY = "restore it, or delete the folder and train again"
 
 
 def save_model(model: Transducer | LanguageModel, tokenizer: Tokenizer, folder: str) -> str:
@@ -22,20 +40,22 @@ def save_model(model: Transducer | LanguageModel, tokenizer: Tokenizer, folder: 
     A folder without `model.json` holds no model. Float32 weights are written as they are: loading is exact.
     """
     os.makedirs(folder, exist_ok=True)
-    shutil.copytree(tokenizer.folder, os.path.join(folder, "tokenizer"), dirs_exist_ok=True)
+    copy = os.path.join(folder, "tokenizer")
+    if os.path.realpath(copy) != os.path.realpath(tokenizer.folder):
+        # Without its lineage: what it was trained on is the business of whoever trained it.
+        shutil.copytree(tokenizer.folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LINEAGE))
     weights = [variable.numpy() for variable in model.weights]
-    _replace(os.path.join(folder, "weights.npz"), lambda file: np.savez(file, *weights))
+    with files.replacing(os.path.join(folder, "weights.npz")) as temporary, open(temporary, "wb") as file:
+        np.savez(file, *weights)
     description = {
-        "format": _FORMAT,
+        "format": FORMAT,
+        "kind": LANGUAGE_MODEL if isinstance(model, LanguageModel) else TRANSDUCER,
         "architecture": model.get_config(),
-        "weights": [[variable.path, list(variable.shape)] for variable in model.weights],
+        "weights": [Weight(variable.path, list(variable.shape), variable.dtype) for variable in model.weights],
         "weights_hash": hash_weights(weights),
         "tokenizer_hash": tokenizer.hash,
     }
-    if isinstance(model, LanguageModel):
-        description["kind"] = _LANGUAGE_MODEL
-    text = json.dumps(description, indent=1, sort_keys=True)
-    _replace(os.path.join(folder, "model.json"), lambda file: file.write(text.encode()))
+    files.write_atomically(os.path.join(folder, "model.json"), files.dump_signed(description))
     return description["weights_hash"]
 
 
@@ -53,22 +73,30 @@ def load_model(folder: str, *, chunk: int | None = None, second_pass: bool = Fal
     """
     description = read_description(folder)
     encoder = description["architecture"]["encoder"]
-    trained = {encoder.get("chunk", 1), *encoder.get("training_chunks", ())}
+    trained = {encoder["chunk"], *encoder["training_chunks"]}
     if chunk is not None and chunk not in trained:
         raise UserError(f"{folder} was not trained on chunks of {chunk} frames: choose from {sorted(trained)}")
-    encoder["chunk"] = chunk or encoder.get("chunk", 1)
-    if second_pass and not has_second_pass(folder):
+    encoder["chunk"] = chunk or encoder["chunk"]
+    if second_pass and not description["architecture"]["second_pass_blocks"]:
         raise UserError(f"{folder} has no second pass: leave out second_pass, or train with second_pass_blocks")
     description["architecture"]["uses_second_pass"] = second_pass
     tokenizer = _load_tokenizer(folder, description)
-    model = Transducer.from_config(description["architecture"])
-    assign_weights(model, read_weights(folder), folder)
+    weights = _read_weights(folder, description)
+    with _building(folder, description):
+        model = Transducer.from_config(description["architecture"])
+    assign_weights(model, weights, folder)
     return model, tokenizer
+
+
+def find_hash(folder: str) -> str | None:
+    """Hash of the model in a folder, of whatever kind: of weights, architecture and tokenizer; None without a model."""
+    path = os.path.join(folder, "model.json")
+    return files.read_signed(path, Signed, remedy=_REMEDY)["sha256"] if os.path.exists(path) else None
 
 
 def has_second_pass(folder: str) -> bool:
     """Whether the model in `folder` hears an utterance twice, the second time with full context."""
-    return read_description(folder)["architecture"].get("second_pass_blocks", 0) > 0
+    return read_description(folder)["architecture"]["second_pass_blocks"] > 0
 
 
 def load_language_model(folder: str) -> tuple[LanguageModel, Tokenizer, str]:
@@ -77,10 +105,12 @@ def load_language_model(folder: str) -> tuple[LanguageModel, Tokenizer, str]:
     Raises:
       UserError: if there is none, or the weights are damaged or of another architecture.
     """
-    description = read_description(folder, kind=_LANGUAGE_MODEL)
+    description = read_description(folder, kind=LANGUAGE_MODEL)
     tokenizer = _load_tokenizer(folder, description)
-    model = LanguageModel(**description["architecture"])
-    assign_weights(model, read_weights(folder, kind=_LANGUAGE_MODEL), folder)
+    weights = _read_weights(folder, description)
+    with _building(folder, description):
+        model = LanguageModel(**description["architecture"])
+    assign_weights(model, weights, folder)
     return model, tokenizer, description["weights_hash"]
 
 
@@ -91,36 +121,48 @@ def _load_tokenizer(folder, description):
     return tokenizer
 
 
-def read_description(folder: str, *, kind: str = _TRANSDUCER) -> dict:
+@contextlib.contextmanager
+def _building(folder: str, description: Description | LanguageDescription) -> Iterator[None]:
+    """Refuses an architecture that is larger than the weights, or that no model can have."""
+    path = os.path.join(folder, "model.json")
+    if least_weights(description["architecture"]) > sum(math.prod(weight.shape) for weight in description["weights"]):
+        raise files.Damaged(path, "its architecture has more weights than are there", _REMEDY)
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, tf.errors.OpError) as error:
+        what = f"there is no model of its architecture ({str(error).partition(chr(10))[0]})"
+        raise files.Damaged(path, what, _REMEDY) from error
+
+
+def read_description(folder: str, *, kind: str = TRANSDUCER) -> Description | LanguageDescription:
     """`model.json`, or a UserError that says what is missing, or that the model is of another kind."""
     path = os.path.join(folder, "model.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            description = json.load(file)
-    except FileNotFoundError:
+        found = files.read_json(path, Headline, remedy=_REMEDY)["format"]
+    except files.Missing:
         raise UserError(f"no trained model in {folder!r}: {path} is missing; train it first") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged: delete the folder and train again") from None
-    if description.get("format") != _FORMAT:
-        raise UserError(f"{path} has format {description.get('format')}, this version reads {_FORMAT}; export it anew")
-    found = description.get("kind", _TRANSDUCER)
-    if found != kind:
-        raise UserError(f"{folder} holds a {found} where a {kind} is wanted: give the folder of a {kind}")
-    return description
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {found}, this version reads {FORMAT}: train it again, or use the version that wrote it"
+        )
+    other = files.read_signed(path, Kind, remedy=_REMEDY)["kind"]
+    if other != kind:
+        raise UserError(f"{folder} holds a {other} where a {kind} is wanted: give the folder of a {kind}")
+    return files.read_signed(path, DESCRIPTIONS[kind], remedy=_REMEDY)
 
 
-def read_weights(folder: str, *, kind: str = _TRANSDUCER) -> list[tuple[str, np.ndarray]]:
-    """The weights in order, with their paths; verified against the hash in `model.json`."""
-    description = read_description(folder, kind=kind)
-    path = os.path.join(folder, "weights.npz")
-    try:
-        with open(path, "rb") as file, np.load(file) as archive:
-            weights = [archive[name] for name in archive.files]
-    except Exception as error:  # zip, zlib, struct and OS errors all mean one thing here
-        raise UserError(f"{path} cannot be read ({error}): restore it, or delete the folder and train again") from error
+def read_weights(folder: str, *, kind: str = TRANSDUCER) -> list[tuple[str, np.ndarray]]:
+    """The weights in order, with their paths; verified against what `model.json` says of them."""
+    return _read_weights(folder, read_description(folder, kind=kind))
+
+
+def _read_weights(folder: str, description: Description | LanguageDescription) -> list[tuple[str, np.ndarray]]:
+    path, listed = os.path.join(folder, "weights.npz"), description["weights"]
+    wanted = {f"arr_{i}": Array(weight.dtype, tuple(weight.shape)) for i, weight in enumerate(listed)}
+    weights = list(read_arrays(path, wanted, remedy=_REMEDY).values())
     if hash_weights(weights) != description["weights_hash"]:
-        raise UserError(f"{path} is damaged (its hash is not that in model.json): restore it or train again")
-    return [(name, weight) for (name, _), weight in zip(description["weights"], weights, strict=True)]
+        raise files.Damaged(path, "its hash is not that in model.json", _REMEDY)
+    return [(weight.path, value) for weight, value in zip(listed, weights, strict=True)]
 
 
 def assign_weights(model: Transducer | LanguageModel, weights: list[tuple[str, np.ndarray]], where: str) -> None:
@@ -137,16 +179,9 @@ def assign_weights(model: Transducer | LanguageModel, weights: list[tuple[str, n
 
 
 def hash_weights(weights: list[np.ndarray]) -> str:
-    """sha256 over the values in order: unlike the file's, it does not change with the time of writing."""
+    """sha256 over types, shapes and values in order: unlike the file's, it does not change with the time of writing."""
     digest = hashlib.sha256()
     for weight in weights:
+        digest.update(f"{weight.dtype.name} {weight.shape}\n".encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
-
-
-def _replace(path, write):
-    with open(path + ".tmp", "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)

@@ -1,14 +1,17 @@
 """A run folder belongs to one configuration: what changes the result may not change on the way, unless on purpose."""
 
+import glob
 import os
 import re
+from collections.abc import Callable, Mapping
 
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.evaluation.results import write_text
+from tf_rnnt_kd.files import write_text
 from tf_rnnt_kd.preemption import MARKER
 from tf_rnnt_kd.progress import say
 
-_FILE = "config.gin"
+FILE = "config.gin"
+_NOTE = "#!"  # begins the lines that `begin` writes above a configuration
 # By the last part of the name. None of them moves a weight, a label or a hypothesis; but see `_is_neutral`.
 _NEUTRAL = (
     "report_every",
@@ -23,7 +26,14 @@ _NEUTRAL = (
 )
 
 
-def begin(work_dir: str, config: str, *, allow_change: bool = False, must_be_equal: bool = False) -> None:
+def begin(
+    work_dir: str,
+    config: str,
+    *,
+    allow_change: bool = False,
+    must_be_equal: bool = False,
+    is_finished: Callable[[], bool] = lambda: False,
+) -> None:
     """Makes the run folder and binds it to its configuration.
 
     Args:
@@ -31,22 +41,60 @@ def begin(work_dir: str, config: str, *, allow_change: bool = False, must_be_equ
       config: resolved, as text of gin.
       allow_change: go on with another configuration, which is said; the one before is kept as `config-1.gin`, ….
       must_be_equal: refuse any other configuration: workers that report at other steps would not wait for each other.
+      is_finished: whether nothing is left to make, so that a change would describe nothing that is in the folder.
 
     Raises:
       UserError: for a folder begun with another configuration, which differs in more than how often something is
         reported or saved.
     """
     os.makedirs(work_dir, exist_ok=True)
-    path = os.path.join(work_dir, _FILE)
-    before = _read(work_dir)
+    path = os.path.join(work_dir, FILE)
+    before = read_config(path) if os.path.exists(path) else None
     if before == config:
         return
-    if before is not None and must_be_equal:
+    if before is not None and must_be_equal and not is_finished():
         raise UserError(f"{path} differs from this worker's configuration: start all workers by the same command")
     changes = check(work_dir, config, allow_change=allow_change)
+    if changes and is_finished():
+        say(f"  all is finished, so {', '.join(changes)} changes nothing: {path} stays as it is")
+        return
     if changes:
-        _keep(work_dir, before, changes)
-    write_text(path, config)
+        _tell(work_dir, before, config, changes)
+    _write(work_dir, config)
+
+
+def read_config(path: str) -> str:
+    """A configuration as it was given, without what `begin` wrote above it."""
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(_NOTE))
+
+
+def find_home(path: str) -> str | None:
+    """The run folder, or folder of `prepare`, that a path lies in; None where it lies in none."""
+    folder = os.path.abspath(path)
+    while os.path.dirname(folder) != folder:
+        if os.path.exists(os.path.join(folder, FILE)) and os.path.isdir(
+            os.path.join(records_folder(folder), "tokenizer")
+        ):
+            return folder
+        folder = os.path.dirname(folder)
+    return None
+
+
+def records_folder(home: str) -> str:
+    """Where what `find_home` found keeps tokenizer and records."""
+    records = os.path.join(home, "records")
+    return records if os.path.isdir(records) else home
+
+
+def finished_by_others(work_dir: str, config: str) -> list[str]:
+    """Trained generations, as `seed-S/NAME`, whose own configuration differs in what may change a result."""
+    return [
+        os.path.relpath(os.path.dirname(path), work_dir)
+        for path in _finished(work_dir)
+        if find_changes(read_config(os.path.join(os.path.dirname(path), FILE)), config)
+    ]
 
 
 def check(work_dir: str, config: str, *, allow_change: bool = False) -> dict[str, tuple[str, str]]:
@@ -55,16 +103,16 @@ def check(work_dir: str, config: str, *, allow_change: bool = False) -> dict[str
     Raises:
       UserError: `begin` would refuse it.
     """
-    before = _read(work_dir)
-    if before is None or _is_untouched(work_dir):
+    path = os.path.join(work_dir, FILE)
+    if not os.path.exists(path) or _is_untouched(work_dir):
         return {}
-    changes = find_changes(before, config)
-    for name, (old, new) in changes.items():
-        if not allow_change:
-            raise UserError(
-                f"{work_dir} was begun with another configuration ({name} = {old} there, {name} = {new} now): "
-                "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"
-            )
+    changes = find_changes(read_config(path), config)
+    if changes and not allow_change:
+        listed = "; ".join(f"{name} = {old} there, {name} = {new} now" for name, (old, new) in changes.items())
+        raise UserError(
+            f"{work_dir} was begun with another configuration ({listed}): "
+            "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"
+        )
     return changes
 
 
@@ -83,24 +131,32 @@ def find_changes(before: str, now: str) -> dict[str, tuple[str, str]]:
 
 def _is_untouched(work_dir):
     """Whether nothing was made there yet, so that whoever mends a first attempt has nothing to lose."""
-    return set(os.listdir(work_dir)) <= {_FILE, MARKER}
+    return set(os.listdir(work_dir)) <= {FILE, MARKER}
 
 
-def _read(work_dir):
-    path = os.path.join(work_dir, _FILE)
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
-def _keep(work_dir, before, changes):
+def _tell(work_dir: str, before: str, config: str, changes: Mapping[str, tuple[str, str]]) -> None:
+    """Says what changes for whom, and keeps the configuration of before."""
     for name, (old, new) in changes.items():
         say(f"  {name} = {new} from here on, {old} before")
+    for name in finished_by_others(work_dir, config):
+        say(f"  {name} is finished and keeps its own: {os.path.join(work_dir, name, FILE)}")
     number = 1
     while os.path.exists(kept := os.path.join(work_dir, f"config-{number}.gin")):
         number += 1
     write_text(kept, before)
+
+
+def _write(work_dir: str, config: str) -> None:
+    """Above a configuration stand the generations that it does not describe."""
+    others = finished_by_others(work_dir, config)
+    notes = "".join(f"{_NOTE} {name} was made by another configuration: {name}/{FILE}\n" for name in others)
+    write_text(os.path.join(work_dir, FILE), notes + config)
+
+
+def _finished(work_dir: str) -> list[str]:
+    """The `model.json` of each trained generation that kept its configuration."""
+    paths = sorted(glob.glob(os.path.join(glob.escape(work_dir), "seed-*", "*", "model.json")))
+    return [path for path in paths if os.path.exists(os.path.join(os.path.dirname(path), FILE))]
 
 
 def _read_bindings(config: str) -> dict[str, str]:

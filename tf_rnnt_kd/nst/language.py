@@ -7,14 +7,18 @@ WORK_DIR/seed-S/GENERATION/decodings/NAME/         trials.json on development, r
 
 import functools
 import os
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.evaluation.decode import evaluate_checkpoint
+from tf_rnnt_kd.evaluation.results import RESULTS
 from tf_rnnt_kd.evaluation.tuning import tune_weights
-from tf_rnnt_kd.models.saving import save_model
+from tf_rnnt_kd.files import sha256_of_file
+from tf_rnnt_kd.lineage import begin, find_changes, fingerprint, finish, read_lineage
+from tf_rnnt_kd.models.saving import find_hash, save_model
 from tf_rnnt_kd.nst.plan import Decoding, LanguageModelSpec, Plan
 from tf_rnnt_kd.nst.preparation import Prepared, transcripts
 from tf_rnnt_kd.progress import say
@@ -33,25 +37,41 @@ def language_model_path(plan: Plan, name: str, work_dir: str) -> str:
     return os.path.join(folder, "ngrams.arpa") if spec.order else folder
 
 
-def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str) -> None:
-    """Trains or estimates a language model, if it is not finished."""
+def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str, *, remake: bool = False) -> None:
+    """Trains or estimates a language model, if it is not finished.
+
+    Args:
+      plan: that has it.
+      spec: what it is.
+      work_dir: of the run.
+      remake: make it again where it was made from other text or another tokenizer.
+
+    Raises:
+      UserError: what is there was made from other text or another tokenizer.
+    """
     path = language_model_path(plan, spec.name, work_dir)
+    folder = os.path.join(work_dir, "language", spec.name)
+    tokenizer = Prepared(os.path.join(work_dir, "records")).tokenizer()
+    text = [line for name in spec.corpora for line in transcripts(plan.corpus(name))]
+    text += spec.sentences() if spec.sentences else []
+    inputs = {"tokenizer": tokenizer.hash, "text": fingerprint(text), "order": spec.order, "seed": plan.seeds[0]}
+    found = read_lineage(folder)
+    if remake and found and find_changes(found.inputs, inputs):
+        shutil.rmtree(folder)
+    begin(folder, "language model", inputs, {"tokenizer": tokenizer.folder})
     if os.path.exists(path if spec.order else os.path.join(path, "model.json")):
         return
-    folder = os.path.join(work_dir, "language", spec.name)
-    os.makedirs(folder, exist_ok=True)
-    prepared = Prepared(os.path.join(work_dir, "records"))
-    tokenizer = prepared.tokenizer()
-    text = [line for name in spec.corpora for line in transcripts(plan.corpus(name))]
-    sentences = _encode(tokenizer, [*text, *(spec.sentences() if spec.sentences else [])], spec.name)
+    sentences = _encode(tokenizer, text, spec.name)
     development = _encode(tokenizer, transcripts(plan.corpus(plan.development)), plan.development)
     if spec.order:
         _estimate(spec, sentences, development, tokenizer, path)
+        finish(folder, sha256_of_file(path))
         return
     factory = functools.partial(spec.model, tokenizer.vocabulary_size)
     at = {"folder": folder, "seed": plan.seeds[0]}
     model = train_language_model(spec.name, factory, spec.training, sentences, development, **at)
     save_model(model, tokenizer, folder)
+    finish(folder, find_hash(folder))
 
 
 def _encode(tokenizer: Tokenizer, lines: Sequence[str], name: str) -> list[np.ndarray]:
@@ -77,13 +97,14 @@ def decoding_folder(folder: str, decoding: Decoding) -> str:
 def decode_tests(plan: Plan, decoding: Decoding, folder: str, work_dir: str) -> None:
     """Chooses the weights on the development set, then decodes the tests, if that is not finished."""
     target = decoding_folder(folder, decoding)
-    results = os.path.join(target, "results.json")
+    results = os.path.join(target, RESULTS)
     if os.path.exists(results):
         return
     os.makedirs(target, exist_ok=True)
     records = functools.partial(os.path.join, work_dir, "records")
     name = decoding.language_model
     search = {"beam": decoding.beam, "language_model": name and language_model_path(plan, name, work_dir)}
+    search["normaliser"] = plan.normaliser
     trials = os.path.join(target, "trials.json")
     weights = tune_weights(folder, records(plan.development), decoding.candidates, trials=trials, **search)
     evaluate_checkpoint(folder, [records(name) for name in plan.tests], results, weights=weights, **search)

@@ -10,6 +10,7 @@ from annotated_types import Ge
 from tf_rnnt_kd.data import schema
 from tf_rnnt_kd.data.corpora import Utterance
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.evaluation.normalisers import DEFAULT, NORMALISERS
 from tf_rnnt_kd.features import stored
 from tf_rnnt_kd.models.language_model import LanguageModel
 from tf_rnnt_kd.models.transducer import Transducer
@@ -32,6 +33,7 @@ from tf_rnnt_kd.training.cascade import CascadedObjective
 from tf_rnnt_kd.training.language_model import LanguageTraining
 from tf_rnnt_kd.training.loop import Training
 from tf_rnnt_kd.training.objective import Objective
+from tf_rnnt_kd.training.step import check_undivided
 
 
 @checked
@@ -185,7 +187,15 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSet:
-    """A corpus labelled by a generation: shared by every student with the same teacher."""
+    """A corpus labelled by a generation: shared by every student that wants the same of the same teacher.
+
+    Attributes:
+      teacher: name of the generation.
+      corpus: name of the corpus.
+      codec: how its lattice is stored; None for transcripts alone.
+      dtype: in which; of transcripts "float32", whatever was asked for.
+      features: how features are stored in place of audio; None for audio.
+    """
 
     teacher: str
     corpus: str
@@ -195,8 +205,9 @@ class LabelSet:
 
     @property
     def name(self) -> str:
-        """Folder below the teacher's."""
-        return f"{self.corpus}-{self.codec or 'transcripts'}"
+        """Folder below the teacher's: no two different sets share it."""
+        what = [self.codec or "transcripts", *([self.dtype] if self.dtype != "float32" else [])]
+        return "-".join([self.corpus, *what, *([self.features] if self.features else [])])
 
 
 @checked
@@ -208,7 +219,7 @@ class Plan:
       name: for the report.
       corpora: all that generations, development and tests name.
       tokenizer: see `TokenizerSpec`.
-      generations: in order; a teacher comes before its students.
+      generations: in order; a teacher comes before its students. None where there is only something to prepare.
       development: the labelled corpus watched during training.
       tests: labelled corpora, used once, for the report.
       seeds: the generations are trained once for each.
@@ -216,18 +227,20 @@ class Plan:
       comparisons: pairs of generations, or of their "NAME, second pass" or "NAME, DECODING", whose difference is
         reported with an interval.
       records_per_shard: utterances in a file.
+      normaliser: of `evaluation.normalisers`, by which words are compared, in development and tests.
     """
 
     name: Text
     corpora: Annotated[Sequence[Corpus], NotEmpty]
     tokenizer: TokenizerSpec
-    generations: Annotated[Sequence[Generation], NotEmpty]
+    generations: Sequence[Generation]
     development: Text
     tests: Annotated[Sequence[Text], NotEmpty, Distinct]
     seeds: Annotated[Sequence[Seed], NotEmpty, Distinct] = (0,)
     language_models: Sequence[LanguageModelSpec] = ()
     comparisons: Sequence[Annotated[tuple[Text, Text], Distinct]] = ()
     records_per_shard: Count = 256
+    normaliser: Annotated[str, OneOf(NORMALISERS)] = DEFAULT
 
     def __post_init__(self):
         mistakes = list(self._find_mistakes())
@@ -251,8 +264,9 @@ class Plan:
         """
         fellows = [g for g in self.generations if g.teacher == generation.teacher and g.codec]
         owner = generation if generation.codec or not fellows else fellows[0]
+        dtype = owner.targets_dtype if owner.codec else "float32"
         return [
-            LabelSet(generation.teacher, corpus, owner.codec, owner.targets_dtype, self.corpus(corpus).features)
+            LabelSet(generation.teacher, corpus, owner.codec, dtype, self.corpus(corpus).features)
             for corpus in generation.unlabelled
         ]
 
@@ -267,7 +281,7 @@ class Plan:
         yield from _unknown("development", [self.development], labelled)
         yield from _unknown("tests", self.tests, labelled)
         yield from _unknown("the tokenizer", self.tokenizer.corpora, labelled)
-        if self.development in self.tests:
+        if self.generations and self.development in self.tests:
             yield f"tests names {self.development!r}, by which models are chosen: leave it out, or develop on another"
         for corpus in self.corpora:
             if corpus.features and corpus.name in (self.development, *self.tests):
@@ -318,6 +332,10 @@ def _mistakes_of_targets(where: str, generation: Generation) -> Iterator[str]:
     fraction = generation.training.labelled_fraction
     if generation.objective.needs_teacher != bool(generation.codec):
         yield f"{where}: a codec goes with kl_weight > 0, and kl_weight > 0 with a codec"
+    try:
+        check_undivided(where, generation.objective, generation.training.accumulation, jit_compile=False)
+    except UserError as error:
+        yield error.message
     if generation.codec == "lattice" and any(each.band for each in generation.objective.passes):
         yield f"{where}: a band needs the joint network of the teacher: set codec = 'factored'"
     if generation.teacher and fraction >= 1.0:

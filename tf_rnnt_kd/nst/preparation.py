@@ -1,22 +1,31 @@
 """Corpora to record sets, and the tokenizer that all of them share."""
 
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tf_rnnt_kd.data.corpora import Utterance
+from tf_rnnt_kd.data.corpora import BadAudio, Utterance
 from tf_rnnt_kd.data.record_writer import write_records
 from tf_rnnt_kd.data.records import RecordSet, open_records
+from tf_rnnt_kd.data.remembered import remembered_in
 from tf_rnnt_kd.data.schema import HUMAN_TRANSCRIPT, Record
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 from tf_rnnt_kd.features.stored import describe
+from tf_rnnt_kd.lineage import begin, find_changes, fingerprint, finish, read_lineage, stale_error
 from tf_rnnt_kd.nst.plan import Corpus, Plan
+from tf_rnnt_kd.nst.skipping import Skipped
 from tf_rnnt_kd.progress import Progress, say
+from tf_rnnt_kd.text.normalize import spoken_text
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
+LENGTHS = "lengths.json"  # of files of audio, and where they are cut; see `remembered`
 _FINISHED = {"tokenizer": "tokenizer.json"}  # the file that is written last
+
+Listed = Mapping[str, Sequence[Utterance]]  # the utterances of each corpus
 
 
 class Prepared:
@@ -25,63 +34,137 @@ class Prepared:
     def __init__(self, folder: str):
         self.folder = folder
 
+    def path(self, name: str) -> str:
+        """Of a corpus' record set, or of the "tokenizer"."""
+        return os.path.join(self.folder, name)
+
     def tokenizer(self) -> Tokenizer:
         """The shared tokenizer."""
-        return load_tokenizer(os.path.join(self.folder, "tokenizer"))
+        return load_tokenizer(self.path("tokenizer"))
 
     def has(self, name: str) -> bool:
         """Whether a corpus, or the "tokenizer", is there."""
-        return os.path.exists(os.path.join(self.folder, name, _FINISHED.get(name, "manifest.json")))
+        return os.path.exists(os.path.join(self.path(name), _FINISHED.get(name, "manifest.json")))
 
     def records(self, corpus: str) -> RecordSet:
         """A corpus, refused if another tokenizer wrote its labels."""
-        return open_records(os.path.join(self.folder, corpus), tokenizer_hash=self.tokenizer().hash)
+        return open_records(self.path(corpus), tokenizer_hash=self.tokenizer().hash)
 
 
-def prepare(plan: Plan, folder: str) -> Prepared:
-    """Trains the tokenizer and writes every corpus of the plan that is not there yet."""
+def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0) -> Prepared:
+    """Trains the tokenizer and writes every corpus of the plan that is not there yet.
+
+    Every corpus is listed, and compared with what its records were made from.
+
+    Args:
+      plan: whose corpora and tokenizer.
+      folder: of both.
+      remake: make again what was made from something else.
+      skip_bad: how many files of audio that can't be read, of all corpora together, may be left out.
+
+    Raises:
+      UserError: what is there was made from other transcripts, other audio or with other settings; or more files are
+        bad than may be.
+    """
     prepared = Prepared(folder)
-    missing = [corpus for corpus in plan.corpora if not prepared.has(corpus.name)]
-    if not missing:
-        return prepared
-    listed = {corpus.name: corpus.utterances() for corpus in missing}
+    skipped = Skipped(folder, [corpus.name for corpus in plan.corpora], skip_bad)
+    with remembered_in(os.path.join(folder, LENGTHS)):
+        listed = skipped.list_corpora(plan.corpora)
+    problems = find_problems(plan, prepared, listed)
+    if problems and not remake:
+        raise stale_error(problems)
+    for path, changes in problems.items():
+        say(f"  {path} is made again: {'; '.join(changes)}")
+        shutil.rmtree(path)
     if not prepared.has("tokenizer"):
-        spec = plan.tokenizer
-        utterances = [u for name in spec.corpora for u in listed.get(name) or plan.corpus(name).utterances()]
-        tokenizer = train_tokenizer(
-            [_transcript(u) for u in utterances],
-            os.path.join(folder, "tokenizer"),
-            kind=spec.kind,
-            vocabulary_size=spec.vocabulary_size,
-        )
-        # Two alphabets in place of one, or digits, are seen at once.
-        letters = "".join(sorted({letter for piece in tokenizer.pieces for letter in piece})).strip()
-        letters = letters if len(letters) <= 100 else f"{letters[:100]}… ({len(letters)} in all)"
-        say(f"  tokenizer: {tokenizer.vocabulary_size} labels over the characters {letters}")
-    for corpus in missing:
-        _write(corpus, listed[corpus.name], prepared, plan.records_per_shard, plan.stored_features(corpus))
+        _train_tokenizer(plan, prepared, listed)
+        for path in find_problems(plan, prepared, listed):
+            shutil.rmtree(path)
+    for corpus in plan.corpora:
+        if not prepared.has(corpus.name):
+            _write(plan, corpus, listed[corpus.name], prepared, skipped)
     return prepared
+
+
+def find_problems(plan: Plan, prepared: Prepared, listed: Listed) -> dict[str, list[str]]:
+    """What of the prepared was made from something else: path -> what changed."""
+    problems = {prepared.path("tokenizer"): _tokenizer_changes(plan, prepared, listed)}
+    for corpus in plan.corpora:
+        path, found = prepared.path(corpus.name), read_lineage(prepared.path(corpus.name))
+        if found is not None:
+            problems[path] = find_changes(found.inputs, _inputs(plan, corpus, listed[corpus.name], prepared))
+        elif os.path.isdir(path) and os.listdir(path):
+            problems[path] = ["it has no lineage: another version made it, or it was copied"]
+    return {path: changes for path, changes in problems.items() if changes}
+
+
+def _tokenizer_changes(plan: Plan, prepared: Prepared, listed: Listed) -> list[str]:
+    """A tokenizer without lineage is one that somebody put there: it is used as it is."""
+    found = read_lineage(prepared.path("tokenizer"))
+    return find_changes(found.inputs, _tokenizer_inputs(plan, listed)) if found and prepared.has("tokenizer") else []
+
+
+def _tokenizer_inputs(plan: Plan, listed: Listed) -> dict[str, Any]:
+    spec = plan.tokenizer
+    return {
+        "kind": spec.kind,
+        "vocabulary_size": spec.vocabulary_size,
+        "transcripts": {name: fingerprint(u.text or "" for u in listed[name]) for name in spec.corpora},
+    }
+
+
+def _train_tokenizer(plan: Plan, prepared: Prepared, listed: Listed) -> None:
+    spec, path = plan.tokenizer, prepared.path("tokenizer")
+    texts = [_transcript(u) for name in spec.corpora for u in listed[name]]
+    begin(path, "tokenizer", _tokenizer_inputs(plan, listed), {}, anew=True)
+    tokenizer = train_tokenizer(texts, path, kind=spec.kind, vocabulary_size=spec.vocabulary_size)
+    finish(path, tokenizer.hash)
+    # Two alphabets in place of one, or digits, are seen at once.
+    letters = "".join(sorted({letter for piece in tokenizer.pieces for letter in piece})).strip()
+    letters = letters if len(letters) <= 100 else f"{letters[:100]}… ({len(letters)} in all)"
+    say(f"  tokenizer: {tokenizer.vocabulary_size} labels over the characters {letters}")
+
+
+def _inputs(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared) -> dict[str, Any]:
+    """What decides a record set: the tokenizer, the settings, and who says what in which audio."""
+    return {
+        "tokenizer": prepared.tokenizer().hash if prepared.has("tokenizer") else None,
+        "labelled": corpus.labelled,
+        "features": plan.stored_features(corpus),
+        "records_per_shard": plan.records_per_shard,
+        "utterances": len(utterances),
+        "ids": fingerprint(part for u in utterances for part in (u.id, u.speaker)),
+        "transcripts": fingerprint(u.text or "" for u in utterances) if corpus.labelled else None,
+        "audio": fingerprint(u.source for u in utterances),
+    }
 
 
 def transcripts(corpus: Corpus) -> list[str]:
     """What a labelled corpus says; no audio is read."""
-    return [_transcript(utterance) for utterance in corpus.utterances()]
+    return [_transcript(utterance) for utterance in _utterances(corpus)]
 
 
-def _write(
-    corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, records_per_shard: int, features: str | None
-) -> None:
-    tokenizer = prepared.tokenizer()
+def _utterances(corpus: Corpus) -> list[Utterance]:
+    """All of a corpus, also those whose audio is bad: their text is not."""
+    try:
+        return corpus.utterances()
+    except BadAudio as error:
+        return list(error.utterances)
+
+
+def _write(plan: Plan, corpus: Corpus, utterances: Sequence[Utterance], prepared: Prepared, skipped: Skipped) -> None:
+    tokenizer, features, path = prepared.tokenizer(), plan.stored_features(corpus), prepared.path(corpus.name)
+    begin(path, "record set", _inputs(plan, corpus, utterances, prepared), {"tokenizer": tokenizer.folder})
 
     def to_records(part: Sequence[Utterance]) -> Iterator[Record]:
-        for utterance in part:
+        for utterance, samples in skipped.load(corpus.name, part, utterances):
             text = _transcript(utterance) if corpus.labelled else ""
             labels = _encode(tokenizer, utterance.id, text)
-            yield Record(utterance.id, utterance.speaker, text, utterance.load(), labels, source=HUMAN_TRANSCRIPT)
+            yield Record(utterance.id, utterance.speaker, text, samples, labels, source=HUMAN_TRANSCRIPT)
 
     with Progress(f"prepare {corpus.name}", len(utterances), "utterances") as progress:
         records = write_records(
-            os.path.join(prepared.folder, corpus.name),
+            path,
             utterances,
             to_records,
             manifest={
@@ -91,16 +174,22 @@ def _write(
                 "source": {"corpus": corpus.name, "labelled": corpus.labelled},
                 **({"features": describe(features)} if features else {}),
             },
-            records_per_shard=records_per_shard,
+            records_per_shard=plan.records_per_shard,
             on_progress=lambda done, _: progress.update(done),
         )
-    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h")
+    finish(path, records.hash)
+    left_out = skipped.describe(corpus.name)
+    say(f"  {corpus.name}: {records.num_utterances} utterances, {records.seconds / 3600:.2f} h{left_out}")
 
 
 def _transcript(utterance: Utterance) -> str:
-    if not utterance.text:
+    try:
+        text = spoken_text(utterance.text or "")
+    except UserError as error:
+        raise UserError(f"utterance {utterance.id}: {error}") from error
+    if not text:
         raise UserError(f"utterance {utterance.id} has no transcript: give it one, or read its corpus as unlabelled")
-    return utterance.text
+    return text
 
 
 def _encode(tokenizer: Tokenizer, name: str, text: str) -> np.ndarray:

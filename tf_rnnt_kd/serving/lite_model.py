@@ -6,9 +6,10 @@ import tensorflow as tf
 
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.features.log_mel import log_mel, mel_matrix
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.serving.export_folder import is_exported, write_export
+from tf_rnnt_kd.serving.rows import are_finite
 from tf_rnnt_kd.serving.streaming_module import OVERLAP, SAMPLES_PER_FRAME, hear, initial_network_state
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
@@ -18,8 +19,10 @@ WEIGHTS = ("float32", "int8")
 
 def export_lite_checkpoint(
     checkpoint: str, folder: str, *, weights: str = "float32", step_frames: int = 16, chunk: int | None = None
-) -> None:
+) -> bool:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
+
+    Returns whether there was none.
 
     Args:
       checkpoint: folder of the trained model.
@@ -34,14 +37,23 @@ def export_lite_checkpoint(
     """
     kind = {"kind": "tflite", "step_frames": step_frames, "weights": weights}
     if is_exported(checkpoint, folder, chunk=chunk, **kind):
-        return
+        return False
     model, tokenizer = load_model(checkpoint, chunk=chunk)
-    model_hash = read_description(checkpoint)["weights_hash"]
-    export_lite_model(model, tokenizer, folder, model_hash=model_hash, weights=weights, step_frames=step_frames)
+    model_hash = find_hash(checkpoint)
+    kind = {"weights": weights, "step_frames": step_frames}
+    export_lite_model(model, tokenizer, folder, model_hash=model_hash, checkpoint=checkpoint, **kind)
+    return True
 
 
 def export_lite_model(
-    model: Transducer, tokenizer: Tokenizer, folder: str, *, model_hash: str, weights: str, step_frames: int
+    model: Transducer,
+    tokenizer: Tokenizer,
+    folder: str,
+    *,
+    model_hash: str,
+    weights: str,
+    step_frames: int,
+    checkpoint: str | None = None,
 ) -> None:
     """Writes the TFLite file; arguments as for `export_lite_checkpoint`."""
     if not model.causal:
@@ -59,16 +71,17 @@ def export_lite_model(
             file.write(convert(model, weights=weights, step_frames=step_frames))
 
     kind = {"kind": "tflite", "step_frames": step_frames, "weights": weights}
-    write_export(folder, write, model, tokenizer, model_hash=model_hash, **kind)
+    write_export(folder, write, model, tokenizer, model_hash=model_hash, checkpoint=checkpoint, **kind)
 
 
 def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:
     """The streaming step as a TFLite file of two signatures.
 
     `initial_state() -> state`; `step(samples [1, 640 n + 240], num_frames [1], **state)`: `labels`, `frames` (counted
-    from the start of the step) and `label_log_probs` [1, L], of which `num_labels` [1] are real, `scores` [1], and the
-    next state. The caller moves on by 640 samples a frame. `num_frames` is n, or less at the end of the audio, where
-    zeros stand for the samples that are missing. Features are inside, spelling is not: strings are no builtin.
+    from the start of the step) and `label_log_probs` [1, L], of which `num_labels` [1] are real, `scores` [1], the next
+    state, and `finite` [1]: where it is false the session ends, and neither its text nor its state is of use. The
+    caller moves on by 640 samples a frame. `num_frames` is n, or less at the end of the audio, where zeros stand for
+    the samples that are missing. Features are inside, spelling is not: strings are no builtin.
 
     Args:
       model: a causal transducer.
@@ -85,8 +98,10 @@ def convert(model: Transducer, *, weights: str, step_frames: int) -> bytes:
         # Times a one that the converter does not know: of a constant matrix it would make 8 bits, and then meet the
         # spectrum, whose bins lie many powers of ten apart, in 8 bits too.
         one = tf.cast(num_frames >= 0, tf.float32)
-        hypotheses, after = hear(model, log_mel(samples, one * mel_matrix()), num_frames, state)
-        return {**hypotheses._asdict(), **after}
+        features = log_mel(samples, one * mel_matrix())
+        hypotheses, after = hear(model, features, num_frames, state)
+        finite = are_finite([*state.values(), features, hypotheses.scores, *after.values()])
+        return {**hypotheses._asdict(), **after, "finite": finite}
 
     spec = {
         "samples": tf.TensorSpec([1, SAMPLES_PER_FRAME * step_frames + OVERLAP], tf.float32, "samples"),

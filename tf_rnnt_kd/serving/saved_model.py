@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_rnnt_kd.models.saving import load_model, read_description
+from tf_rnnt_kd.models.saving import find_hash, load_model
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.serving.export_folder import is_exported, write_export
 from tf_rnnt_kd.serving.offline_module import OfflineModule
@@ -12,8 +12,10 @@ from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 def export_checkpoint(
     checkpoint: str, folder: str, *, chunk: int | None = None, second_pass: bool = False, beam: int = 8
-) -> None:
+) -> bool:
     """Exports what `models.saving.save_model` wrote; an export of the same model that is there already is left alone.
+
+    Returns whether there was none.
 
     Args:
       checkpoint: folder of the trained model.
@@ -28,12 +30,22 @@ def export_checkpoint(
     """
     heard = {"chunk": chunk, "second_pass": second_pass}
     if is_exported(checkpoint, folder, kind="saved_model", beam=beam, **heard):
-        return
+        return False
     model, tokenizer = load_model(checkpoint, **heard)
-    export_model(model, tokenizer, folder, model_hash=read_description(checkpoint)["weights_hash"], beam=beam)
+    model_hash = find_hash(checkpoint)
+    export_model(model, tokenizer, folder, model_hash=model_hash, beam=beam, checkpoint=checkpoint)
+    return True
 
 
-def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_hash: str, beam: int = 8) -> None:
+def export_model(
+    model: Transducer,
+    tokenizer: Tokenizer,
+    folder: str,
+    *,
+    model_hash: str,
+    beam: int = 8,
+    checkpoint: str | None = None,
+) -> None:
     """Writes a SavedModel: streaming and offline signatures of a causal model, offline ones of a full-context model.
 
     Args:
@@ -42,6 +54,7 @@ def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_
       folder: of the export; must not exist.
       model_hash: of the weights, for the metadata.
       beam: hypotheses of the signature `nbest`.
+      checkpoint: folder that the model came from, if any.
     """
     module = (StreamingModule if model.causal else OfflineModule)(model, tokenizer.pieces, beam=beam)
 
@@ -49,4 +62,5 @@ def export_model(model: Transducer, tokenizer: Tokenizer, folder: str, *, model_
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # no one trains an export
         tf.saved_model.save(module, temporary, signatures=module.signatures(), options=options)
 
-    write_export(folder, write, model, tokenizer, model_hash=model_hash, kind="saved_model", beam=beam)
+    kind = {"kind": "saved_model", "beam": beam}
+    write_export(folder, write, model, tokenizer, model_hash=model_hash, checkpoint=checkpoint, **kind)

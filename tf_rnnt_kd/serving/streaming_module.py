@@ -13,7 +13,8 @@ from tf_rnnt_kd.decoding.streaming import SearchState, search_chunk, where_rows
 from tf_rnnt_kd.features.log_mel import FRAME_LENGTH, FRAME_STEP, log_mel, num_log_mel_frames
 from tf_rnnt_kd.models.subsampling import REDUCTION
 from tf_rnnt_kd.models.transducer import Transducer
-from tf_rnnt_kd.serving.offline_module import OfflineModule, Outputs, describe, find_errors
+from tf_rnnt_kd.serving import rows
+from tf_rnnt_kd.serving.offline_module import AUDIO, OfflineModule, Outputs, describe
 
 SAMPLES_PER_FRAME = FRAME_STEP * REDUCTION
 OVERLAP = FRAME_LENGTH - FRAME_STEP  # the last window of an encoder frame reaches so far beyond it
@@ -37,19 +38,27 @@ class StreamingModule(OfflineModule):
             for name, tensor in _initial_state(model, 1).items()
         }
 
-        def with_known_shapes(outputs):
+        bits = tf.TensorSpec([None], tf.bool)
+        self._sessions_spec = {**AUDIO, "reset": bits, "flush": bits, **self._state_spec}
+
+        def run(inputs, num_samples, reset=None, flush=None):
+            state = {name: inputs[name] for name in self._state_spec}
+            outputs = _step(model, pieces, inputs["samples"], num_samples, state, reset, flush)
             for name, spec in self._state_spec.items():
                 outputs[name].set_shape(spec.shape)
             return outputs
 
-        def step_sessions(samples, num_samples, reset, flush, **state):
-            return with_known_shapes(_step(model, pieces, samples, num_samples, state, reset, flush))
+        def step_sessions(**inputs):
+            inputs = self._fit(inputs, self._sessions_spec)
+            return run(inputs, inputs["num_samples"], inputs["reset"], inputs["flush"])
 
-        def step(samples, **state):
-            batch_size, num_samples = tf.unstack(tf.shape(samples))
-            return with_known_shapes(_step(model, pieces, samples, tf.fill([batch_size], num_samples), state))
+        def step(**inputs):
+            inputs = self._fit(inputs, {"samples": AUDIO["samples"], **self._state_spec})
+            batch_size, num_samples = tf.unstack(tf.shape(inputs["samples"]))
+            return run(inputs, tf.fill([batch_size], num_samples))
 
         def flush(**state):
+            state = self._fit(state, self._state_spec)
             nothing = tf.zeros_like(state["num_pending"])
             yes = tf.equal(nothing, 0)
             samples = tf.zeros([tf.shape(nothing)[0], 0])
@@ -59,6 +68,9 @@ class StreamingModule(OfflineModule):
         self.step = tf.function(step, autograph=False)
         self.flush = tf.function(flush, autograph=False)
         self.initial_state = tf.function(lambda: _initial_state(model, 1), input_signature=[], autograph=False)
+
+    def _fit(self, inputs, spec):
+        return rows.fit_together({name: inputs[name] for name in spec}, spec)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Those of `OfflineModule`, and those of a stream of B sessions.
@@ -72,16 +84,17 @@ class StreamingModule(OfflineModule):
         of a new session. Samples that do not fill an encoder frame have no text (offline search drops them too);
         `step_sessions(samples [B, n], num_samples [B], reset [B], flush [B], **state)`: the same for sessions that do
         not keep pace. Of row b the first `num_samples[b]` samples are heard, 0 to n. A row that is `reset` forgets its
-        session first; one that is flushed ends its session after these samples. A row of bad samples has an `error`
-        and begins anew.
+        session first; one that is flushed ends its session after these samples.
+
+        A row has an `error`, adds no text and begins anew if its samples are not finite or reach beyond `rows.LOUDEST`,
+        or if anything that is made of them is not finite; what it said before stands, and no other row notices. Tensors
+        of other shapes, or of unequal batch sizes, are refused (`InvalidArgumentError`).
         """
-        samples, lengths = tf.TensorSpec([None, None], tf.float32, "samples"), tf.TensorSpec([None], tf.int32)
-        rows = tf.TensorSpec([None], tf.bool)
-        sessions = {"samples": samples, "num_samples": lengths, "reset": rows, "flush": rows}
+        samples = AUDIO["samples"]
         return {
             **super().signatures(),
             "initial_state": self.initial_state.get_concrete_function(),
-            "step_sessions": self.step_sessions.get_concrete_function(**sessions, **self._state_spec),
+            "step_sessions": self.step_sessions.get_concrete_function(**self._sessions_spec),
             "step": self.step.get_concrete_function(samples=samples, **self._state_spec),
             "flush": self.flush.get_concrete_function(**self._state_spec),
         }
@@ -145,12 +158,12 @@ def _step(
     reset: tf.Tensor | None = None,
     flush: tf.Tensor | None = None,
 ) -> Outputs:
-    """One step of B sessions; None where no row is reset or flushed spares a choice for each tensor of the state."""
-    error = find_errors(samples, num_samples)  # [B]
-    num_samples = tf.where(error == "", num_samples, 0)
-    state = _begin_anew(model, error != "" if reset is None else reset | (error != ""), state)
+    """One step of B sessions; None where no row is reset spares a choice for each tensor of the state."""
+    state = state if reset is None else _begin_anew(model, reset, state)
+    error = _find_errors(samples, num_samples, state)  # [B]
+    num_samples, num_pending = (tf.where(error == "", n, 0) for n in (num_samples, state["num_pending"]))
     audio = tf.concat([state["recent"], samples], axis=1)
-    start = tf.shape(state["recent"])[1] - state["num_pending"]  # [B], of what has no text yet
+    start = tf.shape(state["recent"])[1] - num_pending  # [B], of what has no text yet
     stop = tf.shape(state["recent"])[1] + num_samples
     num_frames = num_log_mel_frames(stop - start) // REDUCTION
     whole_chunks = num_frames // model.encoder.chunk * model.encoder.chunk
@@ -162,8 +175,20 @@ def _step(
     after["recent"] = tf.gather(audio, num_samples[:, None] + tf.range(tf.shape(state["recent"])[1]), batch_dims=1)
     after["num_pending"] = stop - start - num_frames * SAMPLES_PER_FRAME
     after["frame"] = state["frame"] + num_frames
-    after = after if flush is None else _begin_anew(model, flush, after)
-    return {**describe(pieces, hypotheses), "error": error, **after}
+    # Of the state before, too: an infinity may end in a gate or a softmax and leave nothing but a wrong text.
+    finite = rows.are_finite([*state.values(), features, hypotheses.scores, *after.values()])
+    error = tf.where(finite | (error != ""), error, rows.LOST)
+    failed = error != ""
+    after = _begin_anew(model, failed if flush is None else flush | failed, after)
+    return {**describe(pieces, rows.silence(hypotheses, failed)), "error": error, **after}
+
+
+def _find_errors(samples: tf.Tensor, num_samples: tf.Tensor, state: State) -> tf.Tensor:
+    """What is wrong with each row before it is heard, [B] string: its samples, or counts that no step could leave."""
+    pending = state["num_pending"]
+    follows = (pending >= 0) & (pending <= tf.shape(state["recent"])[1]) & (state["frame"] == state["encoder_0"])
+    error = rows.find_errors(samples, num_samples)
+    return tf.where((error == "") & ~follows, rows.FOREIGN, error)
 
 
 def _begin_anew(model: Transducer, rows: tf.Tensor, state: State) -> State:

@@ -5,15 +5,20 @@ given text in which every sentence is the line of its labels, separated by space
 """
 
 import math
-import os
+import re
 from collections.abc import Iterator, Sequence
 
+from tf_rnnt_kd import files
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.text.ngrams import BOUNDARY, Entry, Ngrams
+from tf_rnnt_kd.text.ngrams import BOUNDARY, Entry, Ngrams, raised_above_one
 
 _SPACE = "\u2581"
 _START, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
-_NEVER = -99.0  # log10 of a probability of zero
+_NEVER = -99.0  # log10 of a probability of zero; less is no less likely
+_ROUNDING = 1e-4  # of a log10 in a file
+_HIGHEST = 9.0  # log10 of a back-off weight: what is left of a history's probability is seldom below 1e-7
+_COUNT = re.compile(r"[0-9]{1,15}")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LN_10 = math.log(10.0)
 
 _Line = tuple[int, str]
@@ -33,8 +38,7 @@ def write_arpa(path: str, ngrams: Ngrams, pieces: Sequence[str]) -> None:
       pieces: [V] of the tokenizer.
     """
     names = label_names(pieces)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         for order, table in enumerate(ngrams, 1):
             file.write(f"ngram {order}={len(table) + (order == 1)}\n")  # the start has a unigram of its own here
@@ -43,9 +47,6 @@ def write_arpa(path: str, ngrams: Ngrams, pieces: Sequence[str]) -> None:
             for gram in sorted(table):
                 file.writelines(_format(gram, table[gram], names, last=order == len(ngrams)))
         file.write("\n\\end\\\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _format(gram: tuple[int, ...], entry: Entry, names: Sequence[str], *, last: bool) -> Iterator[str]:
@@ -65,11 +66,12 @@ def read_arpa(path: str, pieces: Sequence[str]) -> Ngrams:
       pieces: [V] of the tokenizer.
 
     Raises:
-      UserError: the file is missing, damaged or cut off, or its words are not the tokenizer's labels.
+      UserError: the file is missing, damaged or cut off, its words are not the tokenizer's labels, or a probability is
+        above one, by itself or by a back-off weight.
     """
     ids = {name: label for label, name in enumerate(label_names(pieces)) if name}
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return _Reader(path, ids).read((number, line.strip()) for number, line in enumerate(file, 1))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read n-grams from {path}: {error}; give an ARPA file") from error
@@ -80,6 +82,8 @@ class _Reader:
 
     def __init__(self, path: str, ids: dict[str, int]):
         self.path, self.ids, self.unknown = path, ids, None
+        self.raised: dict[tuple[int, ...], _Line] = {}  # where back-off weights above one stand
+        self.marks: set[str] = set()  # of <s>, </s> and <unk> the unigrams that were read
 
     def read(self, lines: Iterator[_Line]) -> Ngrams:
         lines = ((number, line) for number, line in lines if line)
@@ -95,6 +99,10 @@ class _Reader:
         if line[1] != "\\end\\":
             self._refuse(line, "\\end\\ should stand here")
         self._complete(ngrams[0])
+        for history in raised_above_one(ngrams, self.raised):
+            self._refuse(
+                self.raised[history], "a back-off weight that leaves probabilities below one should stand here"
+            )
         return ngrams
 
     def _read_counts(self, lines: Iterator[_Line]) -> tuple[list[int], _Line]:
@@ -103,7 +111,7 @@ class _Reader:
             if line.startswith("\\") and counts:
                 return counts, (number, line)
             name, _, count = line.partition("=")
-            if name.split() != ["ngram", str(len(counts) + 1)] or not count.strip().isdigit():
+            if name.split() != ["ngram", str(len(counts) + 1)] or not _COUNT.fullmatch(count.strip()):
                 self._refuse((number, line), f"'ngram {len(counts) + 1}=COUNT' should stand here")
             counts.append(int(count))
         raise UserError(f"{self.path} ends within its counts: it is cut off; make it again")
@@ -125,18 +133,28 @@ class _Reader:
         if len(fields) not in ({order + 1} if last else {order + 1, order + 2}):
             self._refuse(line, f"a probability and {order} labels should stand here")
         words = fields[1 : order + 1]
-        log_prob, backoff = (self._number(line, text) for text in (fields[0], (*fields, "0")[order + 1]))
+        entry = Entry(self._log_prob(line, fields[0]), self._backoff(line, (*fields, "0")[order + 1]))
+        if order == 1 and words[0] in (_START, _END, _UNKNOWN):
+            self._once(line, words[0])
         if _UNKNOWN in words:
-            if order == 1:
-                self.unknown = Entry(log_prob, backoff)
+            self.unknown = entry if order == 1 else self.unknown
             return 1
         gram = tuple(self._id(line, word, place, order) for place, word in enumerate(words))
+        if words[-1] == _END:
+            entry = entry._replace(backoff=0.0)  # nothing follows
+        if entry.backoff > 0.0:
+            self.raised[gram] = line
         if gram == (BOUNDARY,):
-            return self._read_boundary(words[0], Entry(log_prob, backoff), table)
+            return self._read_boundary(words[0], entry, table)
         if gram in table:
             self._refuse(line, "the n-gram stands there twice")
-        table[gram] = Entry(log_prob, backoff)
+        table[gram] = entry
         return 0
+
+    def _once(self, line: _Line, mark: str) -> None:
+        if mark in self.marks:
+            self._refuse(line, "the n-gram stands there twice")
+        self.marks.add(mark)
 
     def _read_boundary(self, word: str, entry: Entry, table: dict) -> int:
         before = table.get((BOUNDARY,))
@@ -153,14 +171,25 @@ class _Reader:
             self._refuse(line, f"{word!r} is no label of the tokenizer; estimate n-grams of its labels")
         return self.ids[word]
 
-    def _number(self, line: _Line, text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            self._refuse(line, f"{text!r} is no logarithm of a probability")
+    def _log_prob(self, line: _Line, text: str) -> float:
+        value = self._number(line, text)
+        if value > _ROUNDING:
+            self._refuse(
+                line, f"{text!r} is the logarithm of a probability above one; one of 0 or less should stand here"
+            )
+        return min(value, 0.0) * _LN_10
+
+    def _backoff(self, line: _Line, text: str) -> float:
+        value = self._number(line, text)
+        if value > _HIGHEST:
+            self._refuse(line, f"{text!r} is no logarithm of a back-off weight")
         return value * _LN_10
+
+    def _number(self, line: _Line, text: str) -> float:
+        value = float(text) if _NUMBER.fullmatch(text) else math.nan
+        if not math.isfinite(value):
+            self._refuse(line, f"{text[:40]!r} is no logarithm of a probability")
+        return max(value, _NEVER)
 
     def _complete(self, unigrams: dict) -> None:
         unigrams.setdefault((BOUNDARY,), Entry(_NEVER * _LN_10))

@@ -6,12 +6,13 @@ tail. Its one unigram so holds the probability of the end and the back-off weigh
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tf_rnnt_kd.errors import UserError
 
 BOUNDARY = 0  # the start and the end of a sentence
+_ROUNDING = 0.02  # of a log-probability and a back-off weight that were written with few digits, in nats
 
 
 class Entry(NamedTuple):
@@ -98,7 +99,41 @@ def log_prob(ngrams: Ngrams, sentence: Sequence[int]) -> float:
 def _look_up(ngrams, gram):
     total = 0.0
     while (found := ngrams[len(gram) - 1].get(gram)) is None:
-        history = gram[:-1]
-        total += ngrams[len(history) - 1].get(history, Entry(0.0)).backoff
+        total += _backoff(ngrams, gram[:-1])
         gram = gram[1:]
     return total + found.log_prob
+
+
+def raised_above_one(ngrams: Ngrams, histories: Collection[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    """Those of `histories` whose back-off weight raises the probability of a label above one, shorter ones first.
+
+    Args:
+      ngrams: with a unigram for each label, and no probability above one.
+      histories: all that have a back-off weight above one, which alone can do so.
+    """
+    if not histories:
+        return
+    highest: dict[tuple[int, ...], float] = {}  # of what is listed after a history
+    for gram, entry in ((gram, entry) for table in ngrams for gram, entry in table.items()):
+        highest[gram[:-1]] = max(entry.log_prob, highest.get(gram[:-1], -math.inf))
+
+    def bound(history: tuple[int, ...]) -> float:
+        """No label is likelier after `history`."""
+        found = highest[()]
+        for suffix in (history[start:] for start in reversed(range(len(history)))):
+            found = max(highest.get(suffix, -math.inf), _backoff(ngrams, suffix) + found)
+        return found
+
+    for history in sorted(histories, key=lambda history: (len(history), history)):
+        weight = _backoff(ngrams, history)
+        # Few come as far as this: most labels that follow a history often are listed after it.
+        if weight + bound(history[1:]) > _ROUNDING and any(
+            weight + _look_up(ngrams, (*history[1:], *label)) > _ROUNDING
+            for label in ngrams[0]
+            if (*history, *label) not in ngrams[len(history)]
+        ):
+            yield history
+
+
+def _backoff(ngrams: Ngrams, history: tuple[int, ...]) -> float:
+    return ngrams[len(history) - 1].get(history, Entry(0.0)).backoff

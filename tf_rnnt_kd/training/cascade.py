@@ -39,6 +39,11 @@ class CascadedObjective:
         return self.second_pass.needs_teacher or (self.first_pass.needs_teacher and not self.in_place)
 
     @property
+    def whole_batch(self) -> tuple[str, ...]:
+        """Settings of either pass that are decided over all rows of a batch, see `Objective.whole_batch`."""
+        return self.first_pass.whole_batch + self.second_pass.whole_batch
+
+    @property
     def summary(self) -> str:
         """The weights, for people."""
         place = " in place" if self.in_place and self.first_pass.needs_teacher else ""

@@ -8,16 +8,18 @@ The header vouches for the data: a checkpoint without a header does not exist.
 
 import contextlib
 import hashlib
-import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from pydantic import with_config
+from typing_extensions import TypedDict
 
-from tf_rnnt_kd.data.shards import dump_signed, remove_temporaries, replacing, write_atomically
+from tf_rnnt_kd import files
 
 
 class Damaged(Exception):
@@ -28,14 +30,25 @@ class Tensor(NamedTuple):
     """What the header says of a tensor, in the order of the data."""
 
     name: str
-    shape: list[int]
-    dtype: str
-    sha256: str
+    shape: list[files.Count]
+    dtype: Literal["bfloat16", "bool", "float16", "float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"]
+    sha256: files.Sha256
 
     @property
     def num_bytes(self) -> int:
         """Its part of the data."""
-        return int(np.prod(self.shape, dtype=np.int64)) * tf.as_dtype(self.dtype).size
+        return math.prod(self.shape) * tf.as_dtype(self.dtype).size
+
+
+@with_config(files.CLOSED)
+class Header(TypedDict):
+    """What the header of a checkpoint says; `wer` is that on the development set where the step was evaluated."""
+
+    step: files.Count
+    seconds: files.Amount
+    wer: files.Amount | None
+    tensors: list[Tensor]
+    sha256: files.Sha256
 
 
 def find_steps(folder: str) -> list[int]:
@@ -44,7 +57,15 @@ def find_steps(folder: str) -> list[int]:
     return sorted(int(found[1]) for found in map(re.compile(r"ckpt-(\d+)\.json").fullmatch, names) if found)
 
 
-def write_checkpoint(folder: str, step: int, names: Sequence[str], values: Sequence[np.ndarray], **about: Any) -> None:
+def write_checkpoint(
+    folder: str,
+    step: int,
+    names: Sequence[str],
+    values: Sequence[np.ndarray],
+    *,
+    seconds: float,
+    wer: float | None,
+) -> None:
     """Writes a checkpoint and reads it back, from the disk where the system allows; it exists when all of it is right.
 
     Args:
@@ -52,7 +73,8 @@ def write_checkpoint(folder: str, step: int, names: Sequence[str], values: Seque
       step: of the run.
       names: of the tensors.
       values: of the tensors.
-      **about: what else the header shall say, as JSON.
+      seconds: spent training.
+      wer: on the development set, where this step was evaluated.
 
     Raises:
       Damaged: if what is read is not what was written.
@@ -63,8 +85,8 @@ def write_checkpoint(folder: str, step: int, names: Sequence[str], values: Seque
         Tensor(name, list(value.shape), value.dtype.name, hashlib.sha256(_bytes(value)).hexdigest())
         for name, value in zip(names, values, strict=True)
     ]
-    header = dump_signed({**about, "step": step, "tensors": tensors})
-    with replacing(data_path(folder, step)) as temporary:
+    header = files.dump_signed({"seconds": seconds, "step": step, "tensors": tensors, "wer": wer})
+    with files.replacing(data_path(folder, step)) as temporary:
         with open(temporary, "wb") as file:
             for value in values:
                 file.write(_bytes(value))
@@ -73,29 +95,29 @@ def write_checkpoint(folder: str, step: int, names: Sequence[str], values: Seque
             if hasattr(os, "posix_fadvise"):  # or the check would read what the system still has in memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         _verify_data(temporary, tensors)
-    write_atomically(header_path(folder, step), header)
+    files.write_atomically(header_path(folder, step), header)
     if read_header(folder, step)["tensors"] != tensors:
         raise Damaged("its header was not read back as it was written")
 
 
-def read_header(folder: str, step: int) -> dict[str, Any]:
-    """What the header of a checkpoint says; `tensors` as `Tensor`.
+def read_header(folder: str, step: int) -> Header:
+    """What the header of a checkpoint says.
 
     Raises:
-      Damaged: if it is missing or any byte of it was changed.
+      Damaged: if it is missing, any byte of it was changed, or it is that of another step.
     """
     try:
-        with open(header_path(folder, step), "rb") as file:
-            content = file.read()
-        header = json.loads(content)
-        if content != dump_signed({key: value for key, value in header.items() if key != "sha256"}):
-            raise Damaged("the sha256 of its header does not fit")
-    except (OSError, ValueError, AttributeError) as error:
-        raise Damaged(f"its header can't be read: {error}") from error
-    return {**header, "tensors": [Tensor(*tensor) for tensor in header["tensors"]]}
+        header = files.read_signed(header_path(folder, step), Header)
+    except files.Missing as error:
+        raise Damaged("it has no header") from error
+    except files.Damaged as error:
+        raise Damaged(f"its header: {error.what}") from error
+    if header["step"] != step:
+        raise Damaged(f"it is the checkpoint of step {header['step']} under another name")
+    return header
 
 
-def verify_checkpoint(folder: str, step: int) -> dict[str, Any]:
+def verify_checkpoint(folder: str, step: int) -> Header:
     """Compares every byte of a checkpoint with its checksums; returns the header.
 
     Raises:
@@ -125,7 +147,7 @@ def clear_remains(folder: str) -> None:
     """Removes what killed writers left half written or half removed; nobody else may be writing."""
     if not os.path.isdir(folder):
         return
-    remove_temporaries(folder)
+    files.remove_temporaries(folder)
     whole = {data_path(folder, step) for step in find_steps(folder)}
     for path in {entry.path for entry in os.scandir(folder) if entry.name.endswith(".data")} - whole:
         os.remove(path)

@@ -154,8 +154,7 @@ def _make_step(model: LanguageModel, optimizer: ReducedAdamW, clip_norm: float):
             total = tf.reduce_sum(model.negative_log_likelihood(labels, num_labels, ends, training=True))
             loss = total / tf.cast(tf.maximum(count, 1), tf.float32)
         clipped, norm = tf.clip_by_global_norm(tape.gradient(loss, variables), clip_norm)
-        clipped = [tf.where(tf.math.is_finite(norm), g, tf.zeros_like(g)) for g in clipped]
-        optimizer.apply(clipped, model.trainable_variables)
+        optimizer.apply(clipped, model.trainable_variables, tf.math.is_finite(norm))
         return loss
 
     return tf.function(step, input_signature=_SIGNATURE, autograph=False)

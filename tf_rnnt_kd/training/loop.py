@@ -1,11 +1,10 @@
 """The training loop: from a factory for a model to a trained model, through any number of restarts."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
 import keras
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_rnnt_kd.data.batching import Buckets, check_divisible, make_schedule, utterance_ids
-from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, read_batches
+from tf_rnnt_kd.data.pipeline import WHOLE, Augmentation, named_shards, read_batches
 from tf_rnnt_kd.data.records import RecordSet
 from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
@@ -36,7 +35,14 @@ from tf_rnnt_kd.training.checkpoints import TrainingCheckpoint
 from tf_rnnt_kd.training.memory import available_bytes, check_memory
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint, find_teacher_joint
 from tf_rnnt_kd.training.profiling import Profiler, Steps
-from tf_rnnt_kd.training.step import ReducedAdamW, decoder_rates, make_call, make_train_step, weight_noise
+from tf_rnnt_kd.training.step import (
+    ReducedAdamW,
+    check_undivided,
+    decoder_rates,
+    make_call,
+    make_train_step,
+    weight_noise,
+)
 from tf_rnnt_kd.training.strategy import distribute_batches, is_chief, num_workers, of_chief, total_of_workers
 from tf_rnnt_kd.training.watching import BEST_BY, NOTHING, Evaluation, Shown, Watch, flatten_settings, make_pictures
 
@@ -50,7 +56,7 @@ class Training:
     """How to train.
 
     Attributes:
-      steps: updates.
+      steps: batches; one whose update is skipped counts, though nothing moves, the learning rate's schedule neither.
       buckets: shapes and sizes of batches.
       learning_rate: a Keras learning-rate schedule.
       augmentation: SpecAugment of the student's input.
@@ -63,9 +69,9 @@ class Training:
       accumulation: micro-batches that a replica makes of its part of a batch, to save memory.
       ema_decay: of averages of the weights, which are evaluated and exported in their place; 0 for none.
       variational_noise: deviation of the noise on weights while gradients are computed (Graves 2011); 0 for none.
-      first_noisy_step: there is no such noise before.
+      first_noisy_step: there is no such noise before; in updates made.
       max_skipped: updates without finite gradient, one after the other, that end the run.
-      precision: Keras dtype policy: "float32" or "mixed_bfloat16".
+      precision: Keras dtype policy: "float32" or "mixed_bfloat16". No other: float16 would need its loss scaled.
       jit_compile: compile forward and backward with XLA.
       steps_per_call: most steps in one call of the graph, which spares the host of an accelerator; a call ends where
         something is to be reported, evaluated or saved.
@@ -152,7 +158,8 @@ def train(
     """
     run = _Run(name, model_factory, objective, training, labelled, pseudo_labelled, folder, seed, strategy)
     run.evaluators, run.shown, run.profile = evaluators, shown, profile
-    run.fit()
+    with named_shards(run.sets):
+        run.fit()
     return Trained(run.model, training.steps, run.seconds)
 
 
@@ -163,7 +170,9 @@ class _Run:
         self.name, self.training, self.strategy, self.seed = name, training, strategy, seed
         self.sets = [*labelled, *pseudo_labelled]
         self.chief, self.skipped = is_chief(strategy), 0
-        check_divisible(training.buckets, strategy.num_replicas_in_sync, training.accumulation)
+        num_replicas = strategy.num_replicas_in_sync
+        check_divisible(training.buckets, num_replicas, training.accumulation)
+        check_undivided(f"training {name}", objective, training.accumulation, training.jit_compile, num_replicas)
         keras.utils.set_random_seed(seed)
         keras.config.set_dtype_policy(training.precision)
         with strategy.scope():
@@ -221,7 +230,7 @@ class _Run:
         iterator, recent = iter(distribute_batches(self.strategy, read)), []
         progress = Progress(f"train {self.name}", self.training.steps, "steps", step, interval=0.0)
         profiler = Profiler(self.tensorboard, self.profile)
-        with progress, profiler, _named_shards(self.sets):
+        with progress, profiler:
             while step < self.training.steps:
                 stop = self.training.next_stop(step)
                 profiler.before(step, stop)
@@ -363,14 +372,3 @@ def _check_agreement(strategy: tf.distribute.Strategy, name: str, first: int) ->
             f"training {name}: this worker found the checkpoint of step {first}, the chief that of step {theirs}: "
             "give all workers the same --work_dir, on storage that they share"
         )
-
-
-@contextlib.contextmanager
-def _named_shards(sets: Sequence[RecordSet]) -> Iterator[None]:
-    """TensorFlow says that some record is corrupt, not which file it is in: that is looked up when it happens."""
-    try:
-        yield
-    except (tf.errors.DataLossError, tf.errors.NotFoundError):
-        for records in sets:
-            records.verify()
-        raise

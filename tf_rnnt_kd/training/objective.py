@@ -93,7 +93,7 @@ class Band:
     Attributes:
       columns: width of the band.
       linguistic_scale: share of the cheap network's scores from the prediction network alone.
-      acoustic_scale: share from the encoder alone.
+      acoustic_scale: share from the encoder alone, and the mean of what the prediction network says in a batch.
       additive_weight: of the cheap network's loss.
     """
 
@@ -125,7 +125,7 @@ class Objective:
       kl_mean: divide the distance by the sum of its nodes' weights.
       temperature: of both distributions in the KL.
       teacher_delay: student node (t + delay, u) learns from teacher node (t, u); in frames of 40 ms. Of several, the
-        one that fits a batch best.
+        one that fits a batch best, in all its rows with a teacher: see `whole_batch`.
       fastemit_lambda: label-arc gradients are multiplied by 1 + lambda.
       entropy_weight: of the student's alignment entropy; positive for sharper alignments.
       band: prune the lattice, None for all of it.
@@ -160,6 +160,14 @@ class Objective:
         return self.kl_weight > 0.0
 
     @property
+    def whole_batch(self) -> tuple[str, ...]:
+        """Settings that are decided over all rows of a batch, so that no replica may divide its own any further."""
+        several = self.needs_teacher and not isinstance(self.teacher_delay, int) and len(self.teacher_delay) > 1
+        scaled = self.band is not None and self.band.acoustic_scale != 0.0
+        names = {"Objective.teacher_delay of several values": several, "Band.acoustic_scale": scaled}
+        return tuple(name for name, asked in names.items() if asked)
+
+    @property
     def summary(self) -> str:
         """The weights, for people."""
         return f"{self.transducer_weight:g} transducer + {self.ctc_weight:g} CTC + {self.kl_weight:g} KL"
@@ -182,7 +190,8 @@ class Objective:
 
         Returns:
           Scalars float32: `total` (weighted), each term (`transducer`, `ctc`, `kl`, and `entropy` or `additive` where
-          they are asked for), and the divisors: `labels`, `kl_labels`, and `kl_nodes` where nodes are compared.
+          they are asked for), and the divisors: `labels`, `kl_labels`, and, where nodes are compared, `kl_nodes`, the
+          sum of the weights that they have in the distance: of nodes that count or not, how many count.
         """
         ((lattice, lesson),) = self.read_lattices(model, batch, teacher_joint, training=True)
         return self.of_lattice(model, batch, lattice, lesson, compiled=compiled)
@@ -210,19 +219,18 @@ class Objective:
             entropy=tf.fill(tf.shape(num_labels), self.entropy_weight) if self.entropy_weight else None,
         )
         if self.band is None:
-            total, terms = self._whole_lattice(student, teacher, utterances, weights, model.blank_id)
+            total, terms, nodes = self._whole_lattice(student, teacher, utterances, weights, model.blank_id)
         else:
             if not model.has_additive_joint:
                 raise UserError("Objective.band needs a second joint network: set Transducer.has_additive_joint = True")
             additive = AdditiveJoint(*model.additive_joint(lattice.encoded, lattice.predicted))
-            total, terms = self._in_band(student, teacher, additive, utterances, weights, model.blank_id)
+            total, terms, nodes = self._in_band(student, teacher, additive, utterances, weights, model.blank_id)
         terms["ctc"] = self._ctc(model, lattice, batch, compiled)
         sums = {name: tf.reduce_sum(values) for name, values in terms.items()}
         total += self.ctc_weight * sums["ctc"]
         labels = {"labels": tf.reduce_sum(num_labels), "kl_labels": tf.reduce_sum(num_labels * taught)}
         if self.needs_teacher and self.kl not in _OF_ALIGNMENTS:
-            nodes = tf.cast(lattice.num_frames, tf.float32) * (num_labels + 1.0)
-            labels["kl_nodes"] = tf.reduce_sum(taught if self.kl_mean else nodes * taught)
+            labels["kl_nodes"] = tf.reduce_sum(nodes * taught)
         return {"total": total, **sums, **labels}
 
     def _whole_lattice(self, student, teacher, utterances, weights, blank_id):
@@ -242,7 +250,7 @@ class Objective:
         terms = {"transducer": losses.transducer, "kl": losses.kl}
         if self.entropy_weight:
             terms["entropy"] = losses.entropy
-        return losses.total, terms
+        return losses.total, terms, losses.nodes
 
     def _in_band(self, student, teacher, additive, utterances, weights, blank_id):
         if teacher is not None and not isinstance(teacher, JointInputs):
@@ -262,7 +270,7 @@ class Objective:
         kl = tf.where(weights.kl > 0.0, losses.kl, 0.0)
         total = tf.reduce_sum(weights.transducer * losses.transducer + weights.kl * kl)
         total += self.band.additive_weight * tf.reduce_sum(losses.additive)
-        return total, {"transducer": losses.transducer, "kl": kl, "additive": losses.additive}
+        return total, {"transducer": losses.transducer, "kl": kl, "additive": losses.additive}, losses.nodes
 
     def read_lesson(self, batch: Batch, joint: TeacherJoint | None) -> Lesson:
         """The teacher in the records of a batch, if this objective asks for one."""

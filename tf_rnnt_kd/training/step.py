@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_rnnt_kd.batch import Batch
+from tf_rnnt_kd.errors import UserError
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 
@@ -13,14 +14,14 @@ _SEED_STRIDE = 1_000_003  # between the dropout seeds of two replicas
 
 
 class ReducedAdamW(keras.optimizers.AdamW):
-    """AdamW for gradients that are already summed over replicas.
+    """AdamW for gradients that are already summed over replicas, which makes an update or leaves no trace of it.
 
     Clipping by the global norm has to come after the sum, or the update would depend on the number of replicas; so the
     step sums and clips, and the optimizer must not sum again. Biases and norms have no weight decay. A variable's
     update is one operation of TensorFlow in place of Keras' thirty: half of a step's graph would be Adam's.
 
     Args:
-      learning_rate: number or schedule.
+      learning_rate: number or schedule, of the updates made.
       rates: a variable's learning rate in units of `learning_rate`, by its path; 1 where it is not named. Decay is
         `weight_decay * learning_rate` for all.
       options: of `keras.optimizers.AdamW`, without `amsgrad`.
@@ -31,46 +32,104 @@ class ReducedAdamW(keras.optimizers.AdamW):
         self._rates = rates or {}
 
     def build(self, variables):
-        """Builds the moments; vectors are left out of the decay."""
+        """Builds the moments, and averages that begin as the weights; vectors are left out of the decay."""
         super().build(variables)
         self._rate_of = [self._rates.get(v.path, 1.0) for v in variables]
         self._decay_of = [self.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
+        if self.use_ema:
+            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+                average.assign(variable)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars
+    def apply(self, grads, trainable_variables, made: bool | tf.Tensor = True):
+        """Makes an update, or none: then weights, moments, averages and `iterations` stay as they are, to the bit.
 
-    def _apply_weight_decay(self, variables):
-        """Nothing: decay is part of the update."""
+        It is not made by arithmetic: rates are 0 and decays of moments and averages 1. A branch is not allowed inside a
+        replica, and would have an accelerator wait for the host.
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        Args:
+          grads: tensors, in the order of the variables; anything where no update is made.
+          trainable_variables: those that the optimizer was built on.
+          made: scalar boolean, the same on all replicas.
+        """
+        made = tf.convert_to_tensor(made)
+        # -1e18 * (1 - 1) is -0: added to a moment it keeps even the sign of a zero.
+        nothing = tf.constant(-1e18)
+        grads = [tf.where(made, gradient, nothing) for gradient in grads]
         variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
+        step, rate = (
+            tf.cast(self.iterations + 1, tf.float32),
+            tf.where(made, tf.cast(self.learning_rate, tf.float32), 0.0),
+        )
         beta1, beta2, epsilon = tf.unstack(tf.constant([self.beta_1, self.beta_2, self.epsilon]))
-        step, rate = tf.cast(self.iterations + 1, tf.float32), tf.cast(learning_rate, tf.float32)
-        shared = {"beta1_power": beta1**step, "beta2_power": beta2**step, "beta1": beta1, "beta2": beta2}
-        shared["epsilon"] = epsilon
+        scalars = {"beta1_power": beta1**step, "beta2_power": beta2**step, "epsilon": epsilon}
+        scalars |= {"beta1": tf.where(made, beta1, 1.0), "beta2": tf.where(made, beta2, 1.0)}
         rates = {units: rate if units == 1.0 else units * rate for units in set(self._rate_of)}
         decays = {decay: decay * rate for decay in set(self._decay_of)}
         tf.__internal__.distribute.interim.maybe_merge_call(
-            self._update_all, self._distribution_strategy, grads, variables, shared, rates, decays
+            self._update_all,
+            self._distribution_strategy,
+            grads,
+            variables,
+            scalars,
+            rates,
+            decays,
+            self._momentum(made),
         )
+        self.iterations.assign_add(tf.cast(made, self.iterations.dtype))
 
-    def _update_all(self, distribution, gradients, variables, shared, rates, decays):
+    def _momentum(self, made):
+        """Of the averages, which the first update sets; None where none are kept."""
+        if not self.use_ema:
+            return None
+        momentum = tf.where(tf.equal(tf.convert_to_tensor(self.iterations), 0), 0.0, self.ema_momentum)
+        return tf.where(made, momentum, 1.0)
+
+    def _update_all(self, distribution, gradients, variables, scalars, rates, decays, momentum):
         for gradient, variable in zip(gradients, variables, strict=True):
             index = self._get_variable_index(variable)
             decay = decays[self._decay_of[index]] if self._decay_of[index] else None
-            args = index, gradient, shared, rates[self._rate_of[index]], decay
+            args = index, gradient, scalars, rates[self._rate_of[index]], decay, momentum
             distribution.extended.update(variable, self._update, args=args, group=False)
 
-    def _update(self, variable, index, gradient, shared, rate, decay):
+    def _update(self, variable, index, gradient, scalars, rate, decay, momentum):
         if decay is not None:
             variable.assign_sub(decay * variable)
         moments = {"m": self._momentums[index].value.handle, "v": self._velocities[index].value.handle}
-        tf.raw_ops.ResourceApplyAdam(var=variable.handle, **moments, lr=rate, grad=gradient, **shared)
+        tf.raw_ops.ResourceApplyAdam(var=variable.handle, **moments, lr=rate, grad=gradient, **scalars)
+        if momentum is not None:
+            average = self._model_variables_moving_average[index].value
+            average.assign(momentum * average + (1.0 - momentum) * variable)
 
 
 def decoder_rates(model: Transducer, rate: float) -> dict[str, float]:
     """`rate` for each weight of the prediction and the joint network."""
     return {v.path: rate for part in (model.prediction, model.joint) for v in part.trainable_variables}
+
+
+def check_undivided(
+    where: str, objective: Objective, accumulation: int, jit_compile: bool, num_replicas: int = 1
+) -> None:
+    """Raises UserError where something is to be decided over a batch whose parts don't meet before it is.
+
+    Replicas meet within a step, except inside what XLA compiles by itself; micro-batches come one after the other.
+
+    Args:
+      where: what the error names first.
+      objective: what to minimise.
+      accumulation: micro-batches of a replica.
+      jit_compile: whether forward and backward are compiled.
+      num_replicas: among which a batch is divided.
+    """
+    names = " and ".join(getattr(objective, "whole_batch", ()))
+    if not names or (accumulation == 1 and not (jit_compile and num_replicas > 1)):
+        return
+    divided, remedy = f"accumulation = {accumulation} divides", "accumulation = 1"
+    if accumulation == 1:
+        divided, remedy = f"jit_compile on {num_replicas} replicas divides", "jit_compile = False"
+    raise UserError(
+        f"{where}: {names}: decided over the whole batch, which Training.{divided}; set Training.{remedy}, or a single "
+        "teacher_delay and acoustic_scale = 0"
+    )
 
 
 def make_train_step(
@@ -88,7 +147,8 @@ def make_train_step(
     """Returns `step(strategy, batch) -> metrics`, the whole update in one `tf.function` without retracing.
 
     Metrics are float32 scalars of the global batch: each loss per label, a KL also per node, the gradient's norm before
-    clipping, and 1 where the update was skipped because a gradient was not finite.
+    clipping, and 1 where the update was skipped because a gradient was not finite. A skipped update leaves the model
+    (its dropout's seeds too) and the optimizer as they were, to the bit.
 
     Args:
       model: the student, built.
@@ -100,7 +160,11 @@ def make_train_step(
       accumulation: micro-batches that a replica's rows are divided into, one after the other: memory of one of them.
       l2: adds the gradient of `l2 / 2 * sum w^2` over matrices, before clipping; no metric shows it.
       noise: see `weight_noise`; None for none.
+
+    Raises:
+      UserError: as `check_undivided`, for replicas by the step.
     """
+    check_undivided("the training step", objective, accumulation, jit_compile)
     compiled = jit_compile or bool(tf.config.list_logical_devices("TPU"))
     variables = [variable.value for variable in model.trainable_variables]
     seeds = [v.value for v in model.non_trainable_variables if "seed_generator" in v.path]
@@ -122,6 +186,7 @@ def make_train_step(
         context = tf.distribute.get_replica_context()
         num_labels = tf.reduce_sum(tf.cast(batch.num_labels, tf.float32))
         num_labels = tf.maximum(context.all_reduce(tf.distribute.ReduceOp.SUM, num_labels), 1.0)
+        before = list(map(tf.identity, seeds))
         _shift_seeds(seeds, context, 1)
         sums, grads = gradients(batch, num_labels)
         _shift_seeds(seeds, context, -1)
@@ -131,13 +196,12 @@ def make_train_step(
             grads = [g + l2 * v if len(v.shape) > 1 else g for g, v in zip(grads, variables, strict=True)]
         norm = tf.linalg.global_norm(grads)
         finite, scale = tf.math.is_finite(norm), clip_norm / tf.maximum(norm, clip_norm)
-        # Zero gradients in place of a branch: a conditional update is not allowed inside a replica.
-        zero = tf.zeros([])
-        clipped = [tf.where(finite, scale * g, zero) for g in grads]
-        optimizer.apply(clipped, model.trainable_variables)
+        _keep_seeds(seeds, before, finite)
+        optimizer.apply([scale * g for g in grads], model.trainable_variables, finite)
         return _metrics(sums, norm, finite)
 
     def step(strategy, batch):
+        check_undivided("the training step", objective, accumulation, jit_compile, strategy.num_replicas_in_sync)
         per_replica = strategy.run(replica_step, args=(batch,))
         return {name: strategy.experimental_local_results(value)[0] for name, value in per_replica.items()}
 
@@ -211,6 +275,11 @@ def _shift_seeds(seeds, context, sign):
         shift = sign * _SEED_STRIDE * tf.cast(context.replica_id_in_sync_group, tf.int64)
         for seed in seeds:
             seed.assign(seed + tf.cast(tf.stack([shift, 0]), seed.dtype))
+
+
+def _keep_seeds(seeds, before, moved):
+    for seed, old in zip(seeds, before, strict=True):
+        seed.assign(tf.where(moved, seed, old))
 
 
 def _metrics(sums, norm, finite):

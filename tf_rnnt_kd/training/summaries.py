@@ -8,9 +8,15 @@ import tensorflow as tf
 
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
 
+Marked = Sequence[tuple[str, str]]  # words, each with its mark: "equal", "substitute", "delete" or "insert"
+
 
 class Summaries:
-    """Writes numbers, texts, pictures and sound of one run into `folder`; None for one who has nothing to say."""
+    """Writes numbers, texts, pictures and sound of one run into `folder`; None for one who has nothing to say.
+
+    TensorBoard takes texts for Markdown, with links and images of other machines in them. So texts come as they are, or
+    as words with marks, never as Markdown: it is made here, by `as_markdown`, which shows every letter as itself.
+    """
 
     def __init__(self, folder: str | None):
         self._writer = tf.summary.create_file_writer(folder) if folder else tf.summary.create_noop_writer()
@@ -22,9 +28,10 @@ class Summaries:
                 tf.summary.scalar(name, value)
         self._writer.flush()
 
-    def write_table(self, step: int, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table of Markdown texts."""
-        lines = [header, ["---"] * len(header), *rows]
+    def write_table(self, step: int, name: str, header: Sequence[str], rows: Sequence[Sequence[str | Marked]]) -> None:
+        """A table of texts and of marked words."""
+        lines = [[as_markdown(cell) for cell in cells] for cells in (header, *rows)]
+        lines.insert(1, ["---"] * len(header))
         with self._writer.as_default(step):
             tf.summary.text(name, "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
@@ -38,7 +45,7 @@ class Summaries:
         """[S] int16 to listen to, and what is said."""
         with self._writer.as_default(step):
             sound = (samples / 32768.0).astype(np.float32)
-            tf.summary.audio(name, sound[None, :, None], SAMPLE_RATE, description=text)
+            tf.summary.audio(name, sound[None, :, None], SAMPLE_RATE, description=as_markdown(text))
 
     def write_settings(self, settings: dict[str, bool | int | float | str]) -> None:
         """A row of the HParams page, which has the newest value of each scalar too."""
@@ -55,22 +62,25 @@ class Summaries:
                 tf.summary.image(name, np.clip(image / 4.0 + 0.5, 0.0, 1.0), max_outputs=3)
 
 
-def mark_words(words: Sequence[tuple[str, str]]) -> str:
-    """Marked words as Markdown: what was replaced bold, what is missing struck through, what is too much in italics.
+def as_markdown(text: str | Marked) -> str:
+    """Markdown that shows a text, in one line, or marked words.
 
-    Struck through letter by letter, with U+0336: TensorBoard's Markdown has nothing for it.
+    Of these, what was replaced is bold, what is missing struck through, what is too much in italics. Struck through
+    letter by letter, with U+0336: TensorBoard's Markdown has nothing for it.
     """
-    return " ".join(_MARKS[kind](word) for word, kind in words)
+    if isinstance(text, str):
+        return _escape(text)
+    return " ".join(_MARKS[kind](word) for word, kind in text)
 
 
-def escape(text: str) -> str:
-    """Markdown that shows `text`."""
-    return re.sub(r"([^\w\s]|_)", lambda found: f"&#{ord(found[1])};", text)
+def _escape(text: str) -> str:
+    """No letter but of words and single spaces stays as it is: a line break, or four spaces, would be Markdown too."""
+    return re.sub(r"[^\w ]|_", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
 _MARKS = {
-    "equal": escape,
-    "substitute": lambda word: f"**{escape(word)}**",
-    "delete": lambda word: "".join(f"{escape(letter)}\u0336" for letter in word),
-    "insert": lambda word: f"*+{escape(word)}*",
+    "equal": _escape,
+    "substitute": lambda word: f"**{_escape(word)}**",
+    "delete": lambda word: "".join(f"{_escape(letter)}\u0336" for letter in word),
+    "insert": lambda word: f"*+{_escape(word)}*",
 }

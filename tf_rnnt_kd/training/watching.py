@@ -17,7 +17,7 @@ from tf_rnnt_kd.training.memory import peak_gigabytes
 from tf_rnnt_kd.training.objective import Objective, TeacherJoint
 from tf_rnnt_kd.training.pictures import Pictures
 from tf_rnnt_kd.training.stopwatch import Stopwatch
-from tf_rnnt_kd.training.summaries import Summaries, escape, mark_words
+from tf_rnnt_kd.training.summaries import Summaries
 
 BEST_BY = "dev_wer"  # the number of an evaluation by which checkpoints are compared
 _DRAWN = 2  # utterances of which there are pictures
@@ -129,10 +129,7 @@ class Watch:
         """Writes what an evaluation found, and draws."""
         self._wer = evaluation.numbers.get(BEST_BY, self._wer)
         self._summaries.write_images(step, dict(pictures.draw(step)))
-        rows = [
-            (escape(e.id), f"{e.wer:.1f}", mark_words(e.reference), mark_words(e.hypothesis))
-            for e in evaluation.examples
-        ]
+        rows = [(e.id, f"{e.wer:.1f}", e.reference, e.hypothesis) for e in evaluation.examples]
         self._summaries.write_table(step, "hypotheses", _HEADER, rows)
         self._summaries.write_numbers(step, evaluation.numbers)
 

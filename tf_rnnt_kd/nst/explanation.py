@@ -1,0 +1,96 @@
+"""The chain of an artefact in words: what it was made from, that from what, and what no longer fits."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.lineage import FILE, Lineage, code_version, examine, read_lineage, shown
+from tf_rnnt_kd.nst import configuration
+from tf_rnnt_kd.nst.artefacts import STALE, hash_of
+
+
+def explain(path: str, data: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Text for people: a line for each input, those of an input indented below it.
+
+    Args:
+      path: of an artefact, or of a folder with artefacts in it, such as a run.
+      data: what is known to have changed in the corpora: path of a record set or tokenizer -> what.
+
+    Raises:
+      UserError: there is nothing made by this project.
+    """
+    found = list(find_artefacts(path))
+    if not found:
+        raise UserError(f"{path} has no lineage: name a run folder, or something that a run or a command has made")
+    told = _Told({os.path.realpath(artefact): list(changes) for artefact, changes in (data or {}).items()})
+    lines = [f"this code  {code_version()}"]
+    for artefact in found:
+        lines += ["", *told.chain(artefact)]
+    stale = {artefact: changes for artefact, changes in told.changes.items() if changes}
+    lines += ["", *(f"no longer fits: {artefact}: {'; '.join(changes)}" for artefact, changes in stale.items())]
+    return "\n".join(lines if stale else [*lines, "everything fits what it was made from"])
+
+
+def find_artefacts(path: str) -> Iterator[str]:
+    """The artefacts at or below a path, in the order of their names, inner ones after the outer one."""
+    if os.path.isfile(path) or read_lineage(path) is not None and not _is_run(path):
+        yield from [path] if read_lineage(path) is not None else []
+        if os.path.isfile(path):
+            return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if STALE not in name)
+        if folder != path and FILE in names:
+            yield folder
+        for name in sorted(name for name in names if name.endswith(f".{FILE}")):
+            lineage = read_lineage(os.path.join(folder, name.removesuffix(f".{FILE}") + ".json"))
+            if lineage is not None:
+                yield os.path.join(folder, lineage.name)
+
+
+def _is_run(path: str) -> bool:
+    return os.path.exists(os.path.join(path, configuration.FILE)) and not os.path.exists(os.path.join(path, FILE))
+
+
+class _Told:
+    """Remembers what was examined, so that a chain that many share is compared once."""
+
+    def __init__(self, data: Mapping[str, list[str]]):
+        self._data = data
+        self.changes: dict[str, list[str]] = {}
+
+    def chain(self, artefact: str, indent: int = 0) -> list[str]:
+        """The lines of an artefact and of all that it was made from."""
+        lineage = read_lineage(artefact)
+        space = "  " * indent
+        if lineage is None:
+            return [f"{space}{artefact}: {shown(hash_of(artefact))}, without lineage"]
+        fits = self._examine(artefact)
+        own = "unfinished" if lineage.hash is None else shown(lineage.hash)
+        lines = [f"{space}{lineage.kind} {artefact}: {own}, {'fits' if not fits else 'NO LONGER FITS'}"]
+        lines += [f"{space}  ! {change}" for change in fits]
+        if lineage.code != code_version():
+            lines.append(f"{space}  code {lineage.code}")
+        return lines + self._inputs(lineage, artefact, indent + 1)
+
+    def _examine(self, artefact: str) -> list[str]:
+        if artefact not in self.changes:
+            known = self._data.get(os.path.realpath(artefact), [])
+            self.changes[artefact] = list(dict.fromkeys([*examine(artefact, hash_of), *known]))
+        return self.changes[artefact]
+
+    def _inputs(self, lineage: Lineage, artefact: str, indent: int) -> list[str]:
+        folder = artefact if lineage.name == "." else os.path.dirname(artefact)
+        return list(self._list(lineage.inputs, lineage.places, folder, "  " * indent, indent))
+
+    def _list(self, inputs: Mapping[str, Any], places: Mapping[str, Any], folder: str, space: str, indent: int):
+        for name, value in inputs.items():
+            place = places.get(name)
+            if isinstance(value, Mapping):
+                yield f"{space}{name}"
+                yield from self._list(value, place or {}, folder, space + "  ", indent + 1)
+            elif isinstance(place, str):
+                yield f"{space}{name}: {shown(value)}"
+                yield from self.chain(os.path.normpath(os.path.join(folder, place)), indent + 1)
+            else:
+                yield f"{space}{name}: {shown(value)}"
