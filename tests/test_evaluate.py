@@ -108,7 +108,7 @@ def test_prepare_refuses_all_bad_audio_or_leaves_it_out(tmp_path):
         f"corpora.read_librispeech.folder = '{tmp_path}/corpus'\n"
         "corpora.read_librispeech.max_seconds = 9.0\n"
     )
-    places = f"--config={config}", f"--output={tmp_path / 'records'}"
+    places = f"--config={config}", f"--output={tmp_path / 'records'}", "--trust_config"
     refused = _run("prepare", *places)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
     assert all(
