@@ -78,13 +78,20 @@ def _write_set(folder, tokenizer, num_utterances, spell=None):
 
 
 def test_prepare_makes_the_tokenizer_and_the_record_sets_of_a_plan(tmp_path):
-    places = "--config=tests/toy_chain.gin", "--trust_config", f"--output={tmp_path}"
-    for _ in range(2):  # the second finds everything
-        finished = _run("prepare", *places, "--param=train/toy.tone_utterances.num_utterances=40")
+    places = "--config=tests/toy_chain.gin", f"--output={tmp_path}"
+    for trust in (["--trust_config"], []):  # the second finds everything, and is trusted
+        finished = _run("prepare", *places, *trust, "--param=train/toy.tone_utterances.num_utterances=40")
         assert finished.returncode == 0, finished.stderr
         words = "a tokenizer of 6 labels, 4 record sets: train, audio, dev, test"
         assert finished.stdout.endswith(f"  {tmp_path}: {words}\n"), finished.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["audio", "dev", "test", "tokenizer", "train"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "audio",
+        "config.gin",
+        "dev",
+        "test",
+        "tokenizer",
+        "train",
+    ]
     sets = {name: open_records(str(tmp_path / name)) for name in ("train", "audio")}
     assert sets["train"].num_utterances == 40 and sets["audio"].num_utterances == 80
     assert {record.text for record in sets["audio"].read()} == {""} != {record.text for record in sets["train"].read()}
@@ -108,7 +115,7 @@ def test_prepare_refuses_all_bad_audio_or_leaves_it_out(tmp_path):
         f"corpora.read_librispeech.folder = '{tmp_path}/corpus'\n"
         "corpora.read_librispeech.max_seconds = 9.0\n"
     )
-    places = f"--config={config}", f"--output={tmp_path / 'records'}"
+    places = f"--config={config}", f"--output={tmp_path / 'records'}", "--trust_config"
     refused = _run("prepare", *places)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
     assert all(

@@ -186,7 +186,7 @@ def test_the_share_holds_in_every_bucket_or_the_plan_is_refused(seed):
     ids=str,
 )
 def test_buckets_that_do_not_ascend_are_refused_with_what_was_given(seconds):
-    with pytest.raises(UserError, match=f"Buckets.seconds is {re.escape(repr(seconds))}: give"):
+    with pytest.raises(UserError, match=f"Buckets.seconds is {re.escape(repr(seconds))}: "):
         Buckets(seconds, batch_seconds=8.0)
 
 

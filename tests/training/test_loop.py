@@ -123,10 +123,13 @@ def test_a_training_goes_from_one_device_to_two_replicas_and_back(toy_records, w
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"handed_on": "first"}, "handed_on is 'first': it is"),
+        ({"handed_on": "first"}, "handed_on is 'first': none of last, best"),
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
-        ({"precision": "mixed_float16"}, "precision is 'mixed_float16': it is 'float32' or 'mixed_bfloat16'"),
-        ({"precision": "float16"}, "take 'mixed_bfloat16'"),
+        (
+            {"precision": "mixed_float16"},
+            "precision is 'mixed_float16': none of float32, mixed_bfloat16: did you mean mixed_bfloat16",
+        ),
+        ({"precision": "float16"}, "none of float32, mixed_bfloat16"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, words):

@@ -7,9 +7,6 @@ have it is refused.
 """
 
 import dataclasses
-import itertools
-import math
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -39,12 +36,6 @@ class Buckets:
     batch_seconds: Positive
     batch_multiple: Count = 1
 
-    def __post_init__(self):
-        if not _ascends(self.seconds):
-            raise UserError(
-                f"Buckets.seconds is {self.seconds!r}: give one positive number or more, each above the one before"
-            )
-
     def num_frames(self, bucket: int) -> int:
         """T of a bucket, in encoder frames of 40 ms."""
         return int(np.ceil(self.seconds[bucket] * 25))
@@ -57,12 +48,6 @@ class Buckets:
         """B of a bucket."""
         multiples = int(self.batch_seconds / self.seconds[bucket]) // self.batch_multiple
         return max(1, multiples) * self.batch_multiple
-
-
-def _ascends(seconds) -> bool:
-    if not isinstance(seconds, (tuple, list)) or not all(isinstance(s, numbers.Real) for s in seconds):
-        return False
-    return bool(seconds) and all(a < b < math.inf for a, b in itertools.pairwise([0.0, *seconds]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
