@@ -30,6 +30,7 @@ BREAKING = {
     "_not_ascending": ["(3.0, 2.0)", "(2.0, 2.0)"],
     "_descending": ["(3.0, 2.0)"],
     "_not_distinct": ["(1, 1)", "('a', 'a')"],
+    "_not_printed": ["'a\\nb'", "'\\x00'"],
     "_no_file_name": ["'a/b'", "'..'", "''", "'.a'", "' a'", "'a\\\\nb'", "'a\\\\x00'"],
     "_no_address": ["'host'", "'host:0'", "'host:99999'", "'a/b:1'"],
 }

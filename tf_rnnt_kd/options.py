@@ -90,6 +90,11 @@ def _not_distinct(values):
     return f"has {twice[0]!r} twice" if twice else None
 
 
+def _not_printed(text):
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+        return "should be one line without control characters"
+
+
 def _no_file_name(name):
     if (
         re.search(r"[/\\\x00-\x1f\x7f]", name)
@@ -115,7 +120,7 @@ FractionInside = Annotated[float, Gt(0), Lt(1)]
 Count = Annotated[int, Ge(1), Le(_LARGEST)]
 CountOrZero = Annotated[int, Ge(0), Le(_LARGEST)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-Text = Annotated[str, Len(1)]
+Text = Annotated[str, Len(1), Rule(_not_printed)]
 FileName = Annotated[str, Rule(_no_file_name)]
 Address = Annotated[str, Rule(_no_address)]
 NotEmpty = Len(1)
