@@ -14,7 +14,7 @@ from tf_rnnt_kd.features.log_mel import num_log_mel_frames
 def index_only(num_samples, num_labels):
     """A record set that has nothing but an index."""
     zeros = np.zeros(len(num_samples), np.int64)
-    index = RecordIndex(zeros, zeros, zeros, np.asarray(num_samples), np.asarray(num_labels), zeros)
+    index = RecordIndex(zeros, zeros, zeros, np.asarray(num_samples), np.asarray(num_labels), zeros, zeros)
     return RecordSet("nowhere", {"utterances": len(num_samples)}, ("one",), index, "")
 
 
