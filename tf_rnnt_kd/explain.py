@@ -10,6 +10,9 @@ from absl import flags
 from tf_rnnt_kd.errors import UserError, run_command
 
 _DATA = flags.DEFINE_bool("data", True, "Also list the corpora, and compare them with the records.")
+_TRUST_CONFIG = flags.DEFINE_bool(
+    "trust_config", False, "Let the config import modules from outside of tf_rnnt_kd, which runs them."
+)
 
 
 def main(argv):
@@ -39,9 +42,9 @@ def _compare_with_data(home):
     from tf_rnnt_kd import config
     from tf_rnnt_kd.nst import configuration, preparation
 
-    plan, _ = config.load_plan(os.path.join(home, configuration.FILE))
-    prepared = preparation.Prepared(configuration.records_folder(home))
-    return preparation.find_problems(plan, prepared, {c.name: c.utterances() for c in plan.corpora})
+    trusted = None if _TRUST_CONFIG.value else ()
+    plan, _ = config.load_plan(os.path.join(home, configuration.FILE), trusted=trusted)
+    return preparation.compare(plan, preparation.Prepared(configuration.records_folder(home)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import sys
 
 from absl import flags
@@ -123,7 +124,7 @@ def _run(start, at_once):
 
 def _show(table, work_dir):
     if table is not None:
-        print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {work_dir}")
+        print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {shlex.quote(work_dir)}")
 
 
 if __name__ == "__main__":

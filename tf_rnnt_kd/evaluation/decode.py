@@ -134,7 +134,7 @@ def evaluate_checkpoint(
     if fused is not None:
         about["search"] |= {"language_model": scorer_hash, **weights._asdict()}
     places: dict[str, Any] = {"model": checkpoint, "records": dict(zip(names, folders, strict=True))}
-    if language_model:
+    if "language_model" in about["search"]:  # one without weight was not heard
         places["search"] = {"language_model": language_model}
     begin(output, "results", {**about, "normaliser": normaliser}, places, anew=True)
     results = write_results(output, sets, about, normaliser)
