@@ -124,7 +124,8 @@ def _run(start, at_once):
 
 def _show(table, work_dir):
     if table is not None:
-        print(f"\n{table}\n\nresults     {work_dir}/results.json\nTensorBoard tensorboard --logdir {shlex.quote(work_dir)}")
+        where = f"results     {work_dir}/results.json\nTensorBoard tensorboard --logdir {shlex.quote(work_dir)}"
+        print(f"\n{table}\n\n{where}")
 
 
 if __name__ == "__main__":

@@ -501,5 +501,5 @@ def test_absent_tensorflow_io_is_refused_before_listing(work_dir, monkeypatch):
 
 
 def test_an_unknown_decoder_is_refused(work_dir):
-    with pytest.raises(UserError, match="decoder 'ffmpeg' is none of soundfile, tensorflow_io: choose one of them"):
+    with pytest.raises(UserError, match="decoder is 'ffmpeg': none of soundfile, tensorflow_io"):
         read_librispeech(str(work_dir), decoder="ffmpeg")

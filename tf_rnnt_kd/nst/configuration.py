@@ -74,9 +74,9 @@ def find_home(path: str) -> str | None:
     """The run folder, or folder of `prepare`, that a path lies in; None where it lies in none."""
     folder = os.path.abspath(path)
     while os.path.dirname(folder) != folder:
-        if os.path.exists(os.path.join(folder, FILE)) and os.path.isdir(
-            os.path.join(records_folder(folder), "tokenizer")
-        ):
+        is_generation = os.path.exists(os.path.join(folder, "model.json"))
+        tokenizer = os.path.join(records_folder(folder), "tokenizer")
+        if os.path.exists(os.path.join(folder, FILE)) and os.path.isdir(tokenizer) and not is_generation:
             return folder
         folder = os.path.dirname(folder)
     return None

@@ -26,38 +26,45 @@ def explain(path: str, data: Mapping[str, Sequence[str]] | None = None) -> str:
     told = _Told({os.path.realpath(artefact): list(changes) for artefact, changes in (data or {}).items()})
     lines = [f"this code  {code_version()}"]
     for artefact in found:
-        lines += ["", *told.chain(artefact)]
+        lines += [] if told.has(artefact) else ["", *told.chain(artefact)]
     stale = {artefact: changes for artefact, changes in told.changes.items() if changes}
     lines += ["", *(f"no longer fits: {artefact}: {'; '.join(changes)}" for artefact, changes in stale.items())]
     return "\n".join(lines if stale else [*lines, "everything fits what it was made from"])
 
 
 def find_artefacts(path: str) -> Iterator[str]:
-    """The artefacts at or below a path, in the order of their names, inner ones after the outer one."""
-    if os.path.isfile(path) or read_lineage(path) is not None and not _is_run(path):
+    """The artefacts at or below a path: those of a folder before those inside it, what was made of all at the end."""
+    if os.path.isfile(path):
         yield from [path] if read_lineage(path) is not None else []
-        if os.path.isfile(path):
-            return
+        return
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if STALE not in name)
-        if folder != path and FILE in names:
+        if FILE in names:
             yield folder
-        for name in sorted(name for name in names if name.endswith(f".{FILE}")):
-            lineage = read_lineage(os.path.join(folder, name.removesuffix(f".{FILE}") + ".json"))
-            if lineage is not None:
-                yield os.path.join(folder, lineage.name)
+        if folder != path:
+            yield from _files_in(folder, names)
+    yield from _files_in(path, os.listdir(path) if os.path.isdir(path) else [])
 
 
-def _is_run(path: str) -> bool:
-    return os.path.exists(os.path.join(path, configuration.FILE)) and not os.path.exists(os.path.join(path, FILE))
+def _files_in(folder: str, names: Sequence[str]) -> Iterator[str]:
+    """The files of a folder that have a lineage beside them."""
+    for name in sorted(name for name in names if name.endswith(f".{FILE}")):
+        lineage = read_lineage(os.path.join(folder, name.removesuffix(f".{FILE}") + ".json"))
+        if lineage is not None:
+            yield os.path.join(folder, lineage.name)
 
 
 class _Told:
-    """Remembers what was examined, so that a chain that many share is compared once."""
+    """Remembers what was examined and told, so that a chain that many share is compared and told once."""
 
     def __init__(self, data: Mapping[str, list[str]]):
         self._data = data
+        self._told: set[str] = set()
         self.changes: dict[str, list[str]] = {}
+
+    def has(self, artefact: str) -> bool:
+        """Whether it was told already, as an input of another."""
+        return artefact in self._told
 
     def chain(self, artefact: str, indent: int = 0) -> list[str]:
         """The lines of an artefact and of all that it was made from."""
@@ -67,10 +74,17 @@ class _Told:
             return [f"{space}{artefact}: {shown(hash_of(artefact))}, without lineage"]
         fits = self._examine(artefact)
         own = "unfinished" if lineage.hash is None else shown(lineage.hash)
-        lines = [f"{space}{lineage.kind} {artefact}: {own}, {'fits' if not fits else 'NO LONGER FITS'}"]
+        line = f"{space}{lineage.kind} {artefact}: {own}, {'NO LONGER FITS' if fits else 'fits'}"
+        if artefact in self._told:
+            return [f"{line} (see above)"]
+        self._told.add(artefact)
+        lines = [line]
         lines += [f"{space}  ! {change}" for change in fits]
         if lineage.code != code_version():
-            lines.append(f"{space}  code {lineage.code}")
+            lines.append(f"{space}  code: {lineage.code}")
+        config = os.path.join(artefact, configuration.FILE)
+        if os.path.exists(config):
+            lines.append(f"{space}  config: {config}: {shown(hash_of(config))}")
         return lines + self._inputs(lineage, artefact, indent + 1)
 
     def _examine(self, artefact: str) -> list[str]:
@@ -86,11 +100,14 @@ class _Told:
     def _list(self, inputs: Mapping[str, Any], places: Mapping[str, Any], folder: str, space: str, indent: int):
         for name, value in inputs.items():
             place = places.get(name)
+            if value in (None, {}):
+                continue
             if isinstance(value, Mapping):
                 yield f"{space}{name}"
                 yield from self._list(value, place or {}, folder, space + "  ", indent + 1)
             elif isinstance(place, str):
-                yield f"{space}{name}: {shown(value)}"
-                yield from self.chain(os.path.normpath(os.path.join(folder, place)), indent + 1)
+                first, *rest = self.chain(os.path.normpath(os.path.join(folder, place)), 0)
+                yield f"{space}{name}: {first}"
+                yield from (f"{space}{line}" for line in rest)
             else:
                 yield f"{space}{name}: {shown(value)}"
