@@ -57,6 +57,7 @@ class _Told:
 
     def __init__(self, data: Mapping[str, list[str]]):
         self._data = data
+        self._above: list[str] = []
         self.changes: dict[str, list[str]] = {}
 
     def chain(self, artefact: str, indent: int = 0) -> list[str]:
@@ -71,7 +72,12 @@ class _Told:
         lines += [f"{space}  ! {change}" for change in fits]
         if lineage.code != code_version():
             lines.append(f"{space}  code {lineage.code}")
-        return lines + self._inputs(lineage, artefact, indent + 1)
+        if artefact in self._above:
+            return [*lines, f"{space}  ! it says that it was made from itself"]
+        self._above.append(artefact)
+        lines += self._inputs(lineage, artefact, indent + 1)
+        self._above.pop()
+        return lines
 
     def _examine(self, artefact: str) -> list[str]:
         if artefact not in self.changes:
