@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in ("test_chain.py", "test_topologies.py"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Tables that tests have recorded, as that of the fuzzers, whose counts somebody should see."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            terminalreporter.section(name)
+            terminalreporter.line(value)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     np.random.seed(0)

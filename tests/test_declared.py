@@ -143,10 +143,10 @@ def checkpoint(folder):
 def trials(folder):
     folder.mkdir()
     path = folder / "trials.json"
-    path.write_text(json.dumps({"trials": [[0.1, 0.2, 0.0, 12.5]]}))
+    path.write_bytes(files.dump_signed({"trials": [[0.1, 0.2, 0.0, 12.5]]}))
     ends = {"0.0: fraction", "0.0: negative", "0.3: fraction", "0: missing"}
     allowed = frozenset({"trials: list", *(f"trials.{end}" for end in ends)})
-    return Artefact(path, lambda: tuning._read_trials(str(path)), (tuning.Trials,), False, allowed)
+    return Artefact(path, lambda: tuning._read_trials(str(path)), (tuning.Trials,), True, allowed)
 
 
 def results(folder):
@@ -159,8 +159,8 @@ def results(folder):
 def cost(folder):
     folder.mkdir()
     path = folder / "training.json"
-    files.write_json(str(path), {"steps": 9, "seconds": 1.5})
-    return Artefact(path, lambda: run._read_cost(str(folder)), (run.Cost,), False, frozenset({"seconds: fraction"}))
+    path.write_bytes(files.dump_signed({"steps": 9, "seconds": 1.5}))
+    return Artefact(path, lambda: run._read_cost(str(folder)), (run.Cost,), True, frozenset({"seconds: fraction"}))
 
 
 def export(folder):

@@ -173,3 +173,27 @@ def test_a_document_that_was_never_signed_is_refused(path):
     for content in (GOOD, [], None, "text"):
         path.write_text(json.dumps(content))
         refuse(path, "its sha256 does not fit its content", files.read_signed)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"caf\xe9", "it is no UTF-8 text .* at byte 3"),
+        ("text".encode("utf-16-le"), "NUL at character 1"),
+        ("text".encode("utf-16"), "at byte 0"),
+    ],
+)
+def test_what_is_no_text_is_refused(path, content, what):
+    path.write_bytes(content)
+    with pytest.raises(files.Damaged, match=what):
+        files.read_text(str(path))
+
+
+def test_text_is_the_same_from_every_editor(path):
+    for content in ("a\né\n", "a\r\né\r\n", "\ufeffa\né\n"):
+        path.write_bytes(content.encode())
+        assert files.read_text(str(path)) == "a\né\n"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(files.Damaged, match="Is a directory"):
+        files.read_text(str(path))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tf_rnnt_kd.errors import UserError
+from tf_rnnt_kd.files import dump_signed
 from tf_rnnt_kd.lineage import (
     begin,
     code_version,
@@ -71,7 +72,8 @@ def test_what_was_made_from_something_else_is_refused(made, change, told):
     with pytest.raises(UserError, match=told):
         begin(str(out), "results", {**inputs, **change}, places)
     assert not out.with_name("x").exists() and read_lineage(str(out)).inputs == inputs
-    begin(str(out), "results", {**inputs, **change}, places, anew=True)
+    kept = {name: place for name, place in places["records"].items() if name in change.get("records", {name})}
+    begin(str(out), "results", {**inputs, **change}, {**places, "records": kept}, anew=True)
     assert read_lineage(str(out)).hash is None
 
 
@@ -113,3 +115,24 @@ def test_no_changes_mean_equal_inputs(one, other):
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
 def test_fingerprints_of_different_lists_differ(one, other):
     assert (fingerprint(one) == fingerprint(other)) == (one == other)
+
+
+def test_a_lineage_in_anothers_place_is_refused(made):
+    out, _, _ = made
+    (out.parent / "lineage.json").write_bytes((out.parent / "results.lineage.json").read_bytes())
+    with pytest.raises(UserError, match=r"out/lineage\.json is damaged: it is the lineage of 'results\.json'"):
+        read_lineage(str(out.parent))
+    (out.parent / "results.lineage.json").unlink()
+    (out.parent / "results.lineage.json").symlink_to("nothing")
+    with pytest.raises(UserError, match="is missing"):
+        read_lineage(str(out))
+
+
+def test_the_place_of_what_is_no_hash_is_refused(made):
+    out, inputs, places = made
+    path = out.parent / "results.lineage.json"
+    content = json.loads(path.read_text())
+    content.pop("sha256")
+    path.write_bytes(dump_signed({**content, "inputs": {**content["inputs"], "model": {"a": "t1"}}}))
+    with pytest.raises(UserError, match="places are paths, by the names of inputs"):
+        read_lineage(str(out))

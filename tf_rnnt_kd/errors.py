@@ -50,6 +50,7 @@ class UserError(Exception):
 
 def _cropped(message: str) -> str:
     """The message with what nobody would read, as a name of a million letters from a damaged file, cut to its ends."""
+    message = re.sub(rf"\s{{{_LONGEST_WORD},}}", " ", message)
     return re.sub(
         rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:200]}…{word[0][-50:]} ({len(word[0])} characters)", message
     )

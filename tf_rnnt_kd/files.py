@@ -34,6 +34,7 @@ Name = Annotated[str, pydantic.Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 _MOST_JSON = 1 << 28  # bytes; the manifest of a million shards has fewer
+_MOST_TEXT = 1 << 24
 RENEW = "restore it, or delete it and run the command that wrote it again"
 _SIGNATURE = "sha256"  # the field of a signed document
 _SHOWN = 3  # mistakes in one line
@@ -168,6 +169,22 @@ def read_bytes(path: str, most: int, *, remedy: str = RENEW) -> bytes:
     if len(content) > most:
         raise Damaged(path, f"it has more than {most} bytes", remedy)
     return content
+
+
+def read_text(path: str, *, remedy: str = RENEW, most: int = _MOST_TEXT) -> str:
+    """The text of a UTF-8 file, without a byte order mark, its lines ended by line feeds alone.
+
+    Raises:
+      Missing: there is none.
+      Damaged: it is larger, can't be read, or is no such text.
+    """
+    try:
+        text = read_bytes(path, most, remedy=remedy).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Damaged(path, f"it is no UTF-8 text ({error.reason} at byte {error.start})", remedy) from error
+    if "\0" in text:  # as in UTF-16
+        raise Damaged(path, f"it is no UTF-8 text (NUL at character {text.index(chr(0))})", remedy)
+    return text.replace("\r\n", "\n")
 
 
 def read_json(path: str, kind: type[T], *, remedy: str = RENEW, most: int = _MOST_JSON) -> T:

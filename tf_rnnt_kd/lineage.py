@@ -21,7 +21,7 @@ import pydantic
 
 from tf_rnnt_kd import __version__
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.files import dump_signed, read_signed, write_atomically
+from tf_rnnt_kd.files import Damaged, dump_signed, read_signed, write_atomically
 
 FILE = "lineage.json"
 _EXTENSIONS = (".json", ".arpa", ".txt")  # of artefacts that are files
@@ -51,16 +51,25 @@ class Lineage(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _check_places(self):
-        if not _are_within(self.places, self.inputs):
+        if not _are_paths(self.places) or not _are_within(self.places, self.inputs):
             raise ValueError("places are paths, by the names of inputs")
         return self
 
 
+def _are_paths(places: Mapping[str, Any]) -> bool:
+    inner = places.values()
+    return all(_are_paths(place) if isinstance(place, Mapping) else isinstance(place, str) for place in inner)
+
+
 def _are_within(places: Mapping[str, Any], inputs: Any) -> bool:
     return isinstance(inputs, Mapping) and all(
-        name in inputs and (isinstance(place, str) or isinstance(place, Mapping) and _are_within(place, inputs[name]))
+        name in inputs and (_are_within(place, inputs[name]) if isinstance(place, Mapping) else _is_hash(inputs[name]))
         for name, place in places.items()
     )
+
+
+def _is_hash(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def lineage_path(artefact: str) -> str:
@@ -112,7 +121,13 @@ def read_lineage(artefact: str) -> Lineage | None:
       UserError: the file is damaged.
     """
     path = lineage_path(artefact)
-    return read_signed(path, Lineage) if os.path.exists(path) else None
+    if not os.path.lexists(path):
+        return None
+    found = read_signed(path, Lineage)
+    own = os.path.normpath(lineage_path(os.path.join(os.path.dirname(path), found.name)))
+    if own != os.path.normpath(path):
+        raise Damaged(path, f"it is the lineage of {shown(found.name)!r}")
+    return found
 
 
 def examine(artefact: str, hash_of: Callable[[str], str | None]) -> list[str]:

@@ -186,3 +186,14 @@ def test_all_differences_are_named_at_once(work_dir):
     other = CONFIG.replace("STEPS = 4", "STEPS = 5").replace("     3.0)", "     4.0)")
     with pytest.raises(UserError, match=r"STEPS = 4 there, STEPS = 5 now; Training.buckets = .*4.0\) now"):
         begin(str(work_dir), other)
+
+
+def test_of_many_changes_the_first_are_shown(work_dir):
+    before = "".join(f"a.B.c{i} = 1\n" for i in range(15))
+    begin(str(work_dir), before)
+    (work_dir / "something").touch()
+    with pytest.raises(UserError, match=r"a\.B\.c9 = 1 there, a\.B\.c9 = 2 now; and 5 more\)"):
+        begin(str(work_dir), before.replace("= 1", "= 2"))
+    (work_dir / "config.gin").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"config\.gin is damaged: it is no UTF-8 text"):
+        begin(str(work_dir), before)

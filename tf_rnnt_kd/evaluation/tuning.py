@@ -29,6 +29,7 @@ class Trials(TypedDict):
     """What was tried: the weights and, last, the word error rate in percent."""
 
     trials: list[tuple[_Weight, _Weight, _Weight, files.Amount]]
+    sha256: files.Sha256
 
 
 def tune_weights(
@@ -76,7 +77,8 @@ def tune_weights(
         if weights not in known:
             decoder = decoder or _Development(checkpoint, records, language_model, beam, normaliser)
             known[weights] = decoder.error_rate(weights)
-            files.write_json(trials, {"trials": [[*tried, wer] for tried, wer in known.items()]})
+            tried = [[*each, wer] for each, wer in known.items()]
+            files.write_atomically(trials, files.dump_signed({"trials": tried}))
             shown = ", ".join(f"{name} {value:g}" for name, value in weights._asdict().items())
             say(f"  {os.path.basename(os.path.dirname(trials))}: {shown}: {known[weights]:.2f} % on development")
         return known[weights]
@@ -127,7 +129,7 @@ def _scaled(scorer: LabelScorer, weight: tf.Variable) -> LabelScorer:
 
 def _read_trials(path: str) -> dict[Weights, float]:
     try:
-        found = files.read_json(path, Trials, remedy="delete it, and start the same command again")
+        found = files.read_signed(path, Trials, remedy="delete it, and start the same command again")
     except files.Missing:
         return {}
     return {Weights(*weights): wer for *weights, wer in found["trials"]}

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 
 from tf_rnnt_kd.errors import UserError
-from tf_rnnt_kd.files import write_text
+from tf_rnnt_kd.files import read_text, write_text
 from tf_rnnt_kd.preemption import MARKER
 from tf_rnnt_kd.progress import say
 
 FILE = "config.gin"
 _NOTE = "#!"  # begins the lines that `begin` writes above a configuration
+_SHOWN = 10  # changes in an error
 # By the last part of the name. None of them moves a weight, a label or a hypothesis; but see `_is_neutral`.
 _NEUTRAL = (
     "report_every",
@@ -65,8 +66,7 @@ def begin(
 
 def read_config(path: str) -> str:
     """A configuration as it was given, without what `begin` wrote above it."""
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines(keepends=True)
+    lines = read_text(path, remedy="restore it, or choose another folder").splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(_NOTE))
 
 
@@ -108,7 +108,9 @@ def check(work_dir: str, config: str, *, allow_change: bool = False) -> dict[str
         return {}
     changes = find_changes(read_config(path), config)
     if changes and not allow_change:
-        listed = "; ".join(f"{name} = {old} there, {name} = {new} now" for name, (old, new) in changes.items())
+        told = [f"{name} = {old} there, {name} = {new} now" for name, (old, new) in changes.items()]
+        more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
+        listed = "; ".join([*told[:_SHOWN], *more])
         raise UserError(
             f"{work_dir} was begun with another configuration ({listed}): "
             "restore it, choose another --work_dir, or give --allow_config_change, which keeps what is finished"

@@ -60,6 +60,7 @@ class _Told:
     def __init__(self, data: Mapping[str, list[str]]):
         self._data = data
         self._told: set[str] = set()
+        self._above: list[str] = []
         self.changes: dict[str, list[str]] = {}
 
     def has(self, artefact: str) -> bool:
@@ -76,7 +77,8 @@ class _Told:
         own = "unfinished" if lineage.hash is None else shown(lineage.hash)
         line = f"{space}{lineage.kind} {artefact}: {own}, {'NO LONGER FITS' if fits else 'fits'}"
         if artefact in self._told:
-            return [f"{line} (see above)"]
+            itself = artefact in self._above
+            return [f"{line} ! it says that it was made from itself" if itself else f"{line} (see above)"]
         self._told.add(artefact)
         lines = [line]
         lines += [f"{space}  ! {change}" for change in fits]
@@ -85,7 +87,10 @@ class _Told:
         config = os.path.join(artefact, configuration.FILE)
         if os.path.exists(config):
             lines.append(f"{space}  config: {config}: {shown(hash_of(config))}")
-        return lines + self._inputs(lineage, artefact, indent + 1)
+        self._above.append(artefact)
+        lines += self._inputs(lineage, artefact, indent + 1)
+        self._above.pop()
+        return lines
 
     def _examine(self, artefact: str) -> list[str]:
         if artefact not in self.changes:

@@ -33,7 +33,7 @@ from tf_rnnt_kd.evaluation.results import score_set
 from tf_rnnt_kd.evaluation.systems import System, read_run
 from tf_rnnt_kd.evaluation.wer import count_errors, mark_errors
 from tf_rnnt_kd.features.log_mel import SAMPLE_RATE
-from tf_rnnt_kd.files import CLOSED, Amount, Positive, read_json, write_json, write_text
+from tf_rnnt_kd.files import CLOSED, Amount, Positive, Sha256, dump_signed, read_signed, write_atomically, write_text
 from tf_rnnt_kd.labelling.records import label_folder
 from tf_rnnt_kd.lineage import begin, examine, find_changes, finish, read_lineage, stale_error
 from tf_rnnt_kd.models.saving import save_model
@@ -110,6 +110,7 @@ class Cost(TypedDict):
 
     steps: Positive
     seconds: Amount
+    sha256: Sha256
 
 
 def run_plan(start: Start, strategy: Callable[[], tf.distribute.Strategy], children: Children | None) -> str:
@@ -335,7 +336,7 @@ def _train(start: Start, job: Job, strategy: tf.distribute.Strategy) -> None:
     if not chief:
         return
     cost = {"steps": trained.steps, "seconds": round(trained.seconds, 1)}
-    write_json(os.path.join(folder, "training.json"), cost)
+    write_atomically(os.path.join(folder, "training.json"), dump_signed(cost))
     save_model(trained.model, tokenizer, folder)
     finish(folder, hash_of(folder))
 
@@ -345,7 +346,7 @@ def _read_run(folder, cost):
 
 
 def _read_cost(folder):
-    return read_json(os.path.join(folder, "training.json"), Cost, remedy="restore it, or train again")
+    return read_signed(os.path.join(folder, "training.json"), Cost, remedy="restore it, or train again")
 
 
 def _development_evaluator(tokenizer, records: RecordSet, normaliser: str):

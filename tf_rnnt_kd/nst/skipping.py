@@ -9,7 +9,7 @@ import numpy as np
 from tf_rnnt_kd.data.audio import AudioError, show_name
 from tf_rnnt_kd.data.corpora import BadAudio, Utterance
 from tf_rnnt_kd.errors import Problems, UserError
-from tf_rnnt_kd.files import write_atomically
+from tf_rnnt_kd.files import Missing, read_text, write_atomically
 from tf_rnnt_kd.nst.plan import Corpus
 from tf_rnnt_kd.progress import say
 
@@ -116,8 +116,8 @@ def _find_bad(first: AudioError, rest: Sequence[Utterance]) -> Iterator[str]:
 
 def _read_table(path: str) -> dict[str, str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            rows = [line.rstrip("\n").partition("\t") for line in file]
-    except FileNotFoundError:
+        lines = read_text(path, remedy="restore it, or delete it with the record set").split("\n")
+    except Missing:
         return {}
-    return {file: reason for file, _, reason in rows[1:]}
+    rows = (line.partition("\t") for line in lines[1:] if line.strip())
+    return {file: reason for file, _, reason in rows}
