@@ -105,7 +105,7 @@ class _Told:
     def _list(self, inputs: Mapping[str, Any], places: Mapping[str, Any], folder: str, space: str, indent: int):
         for name, value in inputs.items():
             place = places.get(name)
-            if value in (None, {}):
+            if value in (None, {}) and not place:
                 continue
             if isinstance(value, Mapping):
                 yield f"{space}{name}"
