@@ -93,7 +93,7 @@ def test_unlabelled_audio_fits_any_tokenizer(work_dir):
 
 
 def test_an_absent_folder_is_refused(work_dir):
-    with pytest.raises(UserError, match="absent has no manifest.json, so it is no finished record set: run"):
+    with pytest.raises(UserError, match="absent has no manifest.json, so it is no finished record set: run `prepare`"):
         open_records(str(work_dir / "absent"))
 
 

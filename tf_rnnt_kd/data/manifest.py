@@ -104,7 +104,7 @@ def read_manifest(folder: str) -> Manifest:
         version = files.read_json(path, Versioned, remedy=_REMEDY)["schema_version"]
     except files.Missing:
         raise UserError(
-            f"{folder} has no {MANIFEST}, so it is no finished record set: run the command that writes it"
+            f"{folder} has no {MANIFEST}, so it is no finished record set: run `prepare` or `label`, which write them"
         ) from None
     if version != schema.SCHEMA_VERSION:
         raise UserError(

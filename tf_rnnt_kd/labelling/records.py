@@ -133,7 +133,9 @@ def label_folder(
         )
     finish(folder, records.hash)
     size, seconds = sum(map(os.path.getsize, records.shards)) / 1e6, time.monotonic() - start
-    amount = f"{records.num_utterances} utterances, {records.seconds / 3600:.2f} h, {size:.0f} MB"
+    empty = int((records.index.num_labels == 0).sum())
+    words = f", {empty} of them without a word" if empty else ""
+    amount = f"{records.num_utterances} utterances{words}, {records.seconds / 3600:.2f} h, {size:.0f} MB"
     say(f"  labelled {amount} in {seconds:.0f} s: {folder}")
     return records
 
