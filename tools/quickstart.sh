@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/environment.sh
 
 ensure_environment .venv constraints.txt synthesis
-.venv/bin/python -m tf_rnnt_kd.train --config configs/quickstart.gin --work_dir runs/quickstart "$@"
-printf '\nnext: source .venv/bin/activate, and python -m tf_rnnt_kd for the commands\n'
+echo "for other commands: source .venv/bin/activate; python -m tf_rnnt_kd lists them"
+exec .venv/bin/python -m tf_rnnt_kd.train --config configs/quickstart.gin --work_dir runs/quickstart "$@"
