@@ -109,13 +109,13 @@ def _hear(folder: pathlib.Path) -> np.ndarray:
 
 def _is_excused(name: str, whole: bytes, data: bytes) -> bool:
     """Whether only bytes differ, and some of them where the format has nothing to compare them with."""
-    if name.endswith("mp3") and _first_difference(whole, data) < _FREE["mp3"](whole)[0]:
+    if name.endswith("mp3") and _first_difference(whole, data) < _FREE["mp3"](whole)[0][0]:
         return True  # a frame of its own says how many there are; without it, as most files, nobody knows
     if len(whole) != len(data):
         return False
-    differ = np.flatnonzero(np.frombuffer(whole, np.uint8) != np.frombuffer(data, np.uint8))
-    first, last = _FREE.get(name.rpartition(".")[2], lambda whole: (0, 0))(whole)
-    return bool(((first <= differ) & (differ < last)).any())
+    differ = np.frombuffer(whole, np.uint8) != np.frombuffer(data, np.uint8)
+    free = _FREE.get(name.rpartition(".")[2], lambda whole: ())(whole)
+    return any(differ[first:last].any() for first, last in free)
 
 
 def _first_difference(whole: bytes, data: bytes) -> int:
@@ -123,12 +123,14 @@ def _first_difference(whole: bytes, data: bytes) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(data)))
 
 
-# From where to where a file has no redundancy: samples of PCM, frames of MP3 behind the first one, packets of AAC.
+# From where to where a file has no redundancy: samples of PCM, frames of MP3 behind the first one, packets of AAC and
+# with which of their samples the sound begins.
 _FREE = {
-    "wav": lambda whole: (whole.index(b"data") + 8, len(whole)),
-    "mp3": lambda whole: (whole.index(whole[:3], 64), len(whole)),
-    "m4a": lambda whole: (whole.index(b"mdat") + 4, whole.index(b"moov") - 4),
+    "wav": lambda whole: [(whole.index(b"data") + 8, len(whole))],
+    "mp3": lambda whole: [(whole.index(whole[:3], 64), len(whole))],
+    "m4a": lambda whole: [(whole.index(box) + 4, whole.index(after) - 4) for box, after in _FREE_BOXES],
 }
+_FREE_BOXES = ((b"mdat", b"moov"), (b"elst", b"mdia"))
 
 
 def _float_wav(samples: np.ndarray, rate: int = _RATE) -> bytes:

@@ -75,8 +75,8 @@ class Arpa(_OneFile):
 
 
 def _is_possible(field: int, value: str) -> bool:
-    if field == 2 and value in ("0.5", "1"):
-        return True  # a back-off weight above one, where probabilities stay below
+    if field == 2 and value in ("", "0.5", "1"):
+        return True  # no back-off weight, or one above one where probabilities stay below
     return value == "<unk>" if field == 1 else value in _POSSIBLE
 
 

@@ -42,7 +42,7 @@ def find_artefacts(path: str) -> Iterator[str]:
         if FILE in names:
             yield folder
         if folder != path:
-            yield from _files_in(folder, names)
+            yield from _files_in(folder, [*folders, *names])
     yield from _files_in(path, os.listdir(path) if os.path.isdir(path) else [])
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from tf_rnnt_kd.data.audio import AudioError, show_name
 from tf_rnnt_kd.data.corpora import BadAudio, Utterance
 from tf_rnnt_kd.errors import Problems, UserError
-from tf_rnnt_kd.files import Missing, read_text, write_atomically
+from tf_rnnt_kd.files import Damaged, Missing, read_text, write_atomically
 from tf_rnnt_kd.nst.plan import Corpus
 from tf_rnnt_kd.progress import say
 
 SKIPPED = "skipped.tsv"  # in a record set's folder: each file that was left out, and why
+_HEAD = ("file", "reason")
 _PROBLEMS = "problems.txt"  # beside the sets: all of what is too much for a line
 _IN_A_LINE = 10
 
@@ -82,7 +83,7 @@ class Skipped:
             say(f"  {name}: bad audio; the rest is looked through for more")
             raise self._too_many(list(_find_bad(error, rest)), f"corpus {name}")
         reasons[show_name(error.path)] = error.reason
-        rows = [("file", "reason"), *sorted(reasons.items())]
+        rows = [_HEAD, *sorted(reasons.items())]
         write_atomically(self._table(name), "".join(f"{file}\t{reason}\n" for file, reason in rows).encode())
 
     def _too_many(self, problems: Sequence[str], where: str) -> UserError:
@@ -115,9 +116,11 @@ def _find_bad(first: AudioError, rest: Sequence[Utterance]) -> Iterator[str]:
 
 
 def _read_table(path: str) -> dict[str, str]:
+    remedy = "restore it, or delete it with the record set"
     try:
-        lines = read_text(path, remedy="restore it, or delete it with the record set").split("\n")
+        rows = [tuple(line.split("\t", 1)) for line in read_text(path, remedy=remedy).split("\n") if line.strip()]
     except Missing:
         return {}
-    rows = (line.partition("\t") for line in lines[1:] if line.strip())
-    return {file: reason for file, _, reason in rows}
+    if rows[:1] != [_HEAD] or any(len(row) != len(_HEAD) for row in rows):
+        raise Damaged(path, "its lines are not file and reason", remedy)
+    return dict(rows[1:])
