@@ -74,7 +74,7 @@ def test_a_dry_run_finds_what_a_run_would_refuse_all_at_once(begun):
         and done.stdout == ""
         and lines[0].startswith("error: 4 mistakes in configs/quickstart.gin:")
     )
-    assert "was begun with another configuration (STUDENT_STEPS = 1200 there, STUDENT_STEPS = 7 now)" in done.stderr
+    assert "was begun with another configuration (STUDENT_STEPS = 1200 there, STUDENT_STEPS = 7 now; " in done.stderr
     assert sum("7 micro-batches can't share evenly" in line for line in lines) == 3 and files(begun) == before
 
 

@@ -92,6 +92,7 @@ def test_int8_weights_are_smaller_and_hear_something_near(exported, tmp_path):
 def test_an_export_is_left_alone_and_others_are_refused(exported, monkeypatch):
     folder, model, _ = exported
     description = {"weights_hash": "a-model", "architecture": {"encoder": {"chunk": model.encoder.chunk}}}
+    monkeypatch.setattr(export_folder, "find_hash", lambda _: "a-model")
     monkeypatch.setattr(export_folder, "read_description", lambda _: description)
     monkeypatch.setattr(lite_model, "load_model", lambda *_, **__: pytest.fail("exported again"))
     step_frames = 4 if model.encoder.chunk == 1 else 3

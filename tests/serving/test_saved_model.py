@@ -67,7 +67,7 @@ def test_metadata_says_what_the_model_is(exported):
         "tokenizer_hash": "a-tokenizer",
     }
     written = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
-    assert written - {METADATA} == set(hashes) >= {"saved_model.pb", "variables/variables.index"}
+    assert written - {METADATA, "lineage.json"} == set(hashes) >= {"saved_model.pb", "variables/variables.index"}
 
 
 @pytest.fixture
@@ -156,9 +156,8 @@ def test_failed_export_leaves_no_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def checkpoint(monkeypatch):
     """What `export_checkpoint` reads, without the disk."""
-    monkeypatch.setattr(
-        export_folder, "read_description", lambda _: {"weights_hash": "a-model", "architecture": {"encoder": {}}}
-    )
+    monkeypatch.setattr(export_folder, "find_hash", lambda _: "a-model")
+    monkeypatch.setattr(export_folder, "read_description", lambda _: {"architecture": {"encoder": {}}})
     monkeypatch.setattr(saved_model, "load_model", lambda *_, **__: pytest.fail("exported again"))
     return "checkpoint"
 
