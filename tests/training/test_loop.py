@@ -159,7 +159,7 @@ def _buckets_of(records, steps):
 def test_training_that_is_lost_to_nan_says_so(toy_records, work_dir):
     settings = tiny.training(4, report_every=4, max_skipped=2)
     with pytest.raises(UserError, match="training toy: no update of the last 2 up to step 2 had a finite") as refused:
-        run(work_dir, [toy_records], objective=Objective(transducer_weight=float("nan")), settings=settings)
+        run(work_dir, [toy_records], objective=Objective(transducer_weight=3e38), settings=settings)
     schedule = make_schedule([toy_records], [], tiny.BUCKETS, num_steps=4, labelled_fraction=1.0, seed=5)
     rows = schedule.rows[1][schedule.rows[1] >= 0]
     named = refused.value.message.split("look at the utterances of that step: ")[1]
