@@ -12,6 +12,7 @@ _CODEC = flags.DEFINE_enum(
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of stored targets; bfloat16: half.")
 _FEATURES = flags.DEFINE_enum("features", "none", ["none", "uint8", "uint16"], "Stored in place of the audio.")
+_REMAKE = flags.DEFINE_bool("remake", False, "Label again what another teacher, other audio or other settings made.")
 
 
 def main(argv):
@@ -22,7 +23,7 @@ def main(argv):
     codec = None if _CODEC.value == "transcripts" else _CODEC.value
     features = None if _FEATURES.value == "none" else _FEATURES.value
     folders = _CHECKPOINT.value, _RECORDS.value, _OUTPUT.value
-    label_folder(*folders, codec=codec, dtype=_DTYPE.value, features=features)
+    label_folder(*folders, codec=codec, dtype=_DTYPE.value, features=features, remake=_REMAKE.value)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ def begin(
     """
     found = None if anew else read_lineage(artefact)
     changes = find_changes(found.inputs, inputs) if found else []
+    if found is not None and found.kind != kind:
+        changes = [f"it is a {found.kind}, no {kind}"]
     if changes:
         raise stale_error({artefact: changes})
     if found is None:

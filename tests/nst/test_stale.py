@@ -138,6 +138,8 @@ def test_what_commands_made_elsewhere_is_explained_too(copy, tmp_path):
     for other in ({"dtype": "float32"}, {"codec": "factored"}, {"features": "uint8"}):
         with pytest.raises(UserError, match=f"{next(iter(other))} was"):
             label_folder(teacher, records, made[0], **{"codec": "lattice", "dtype": "float16", **other})
+    label_folder(teacher, records, made[0], codec="factored", remake=True)
+    assert explain(made[0]).count("no longer fits") == 0
 
 
 def test_what_is_not_touched_fits(finished):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +14,14 @@ from tf_rnnt_kd.decoding.offline import similar_lengths
 from tf_rnnt_kd.features.stored import describe
 from tf_rnnt_kd.labelling.hard import make_labeller
 from tf_rnnt_kd.labelling.soft import codec_error, joint_arrays, make_spec, teacher_fields
-from tf_rnnt_kd.lineage import begin, finish
+from tf_rnnt_kd.lineage import begin, find_changes, finish, read_lineage
 from tf_rnnt_kd.models.saving import find_hash, has_second_pass, load_model, read_description
 from tf_rnnt_kd.models.transducer import Transducer
 from tf_rnnt_kd.progress import Progress, say
 from tf_rnnt_kd.text.tokenizer import Tokenizer
 
 SEARCH = "greedy"
+_KIND = "label set"
 _BATCH_SAMPLES = 16_000 * 120  # two minutes of padded audio at a time
 _SHARD_UTTERANCES = 256
 _ERROR_UTTERANCES = 4  # on which the codec's error is measured
@@ -106,17 +108,22 @@ def label_folder(
     codec: str | None,
     dtype: str = "float32",
     features: str | None = None,
+    remake: bool = False,
 ) -> RecordSet:
     """`label_records` for folders, with progress: the teacher in `checkpoint` over the audio in `source`.
 
-    A teacher with a second pass labels by that: whoever labels has heard the whole utterance.
+    A teacher with a second pass labels by that: whoever labels has heard the whole utterance. With `remake` a label set
+    that another teacher, other audio or other settings made is removed first.
 
     Raises:
       UserError: what is in `folder` was made by another teacher, from other audio or with other settings; or what
         `label_records` raises.
     """
     stored = {"codec": codec, "dtype": dtype, "features": features}
-    begin(folder, "label set", label_inputs(checkpoint, source, **stored), {"teacher": checkpoint, "records": source})
+    inputs, found = label_inputs(checkpoint, source, **stored), read_lineage(folder)
+    if remake and found and found.kind == _KIND and find_changes(found.inputs, inputs):
+        shutil.rmtree(folder)
+    begin(folder, _KIND, inputs, {"teacher": checkpoint, "records": source})
     model, tokenizer = load_model(checkpoint, second_pass=has_second_pass(checkpoint))
     teacher_hash = read_description(checkpoint)["weights_hash"]
     audio = open_records(source)

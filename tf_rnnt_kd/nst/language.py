@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,9 @@ def language_model_path(plan: Plan, name: str, work_dir: str) -> str:
     return os.path.join(folder, "ngrams.arpa") if spec.order else folder
 
 
-def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str, *, remake: bool = False) -> None:
+def make_language_model(
+    plan: Plan, spec: LanguageModelSpec, work_dir: str, *, remake: bool = False, look: bool = True
+) -> None:
     """Trains or estimates a language model, if it is not finished.
 
     Args:
@@ -45,21 +48,22 @@ def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str, *, r
       spec: what it is.
       work_dir: of the run.
       remake: make it again where it was made from other text or another tokenizer.
+      look: read its text and compare; else a finished one is taken as it is.
 
     Raises:
       UserError: what is there was made from other text or another tokenizer.
     """
-    path = language_model_path(plan, spec.name, work_dir)
-    folder = os.path.join(work_dir, "language", spec.name)
-    tokenizer = Prepared(os.path.join(work_dir, "records")).tokenizer()
-    text = [line for name in spec.corpora for line in transcripts(plan.corpus(name))]
-    text += spec.sentences() if spec.sentences else []
-    inputs = {"tokenizer": tokenizer.hash, "text": fingerprint(text), "order": spec.order, "seed": plan.seeds[0]}
-    found = read_lineage(folder)
+    path, folder = language_model_path(plan, spec.name, work_dir), _folder(spec, work_dir)
+    is_finished = os.path.exists(path if spec.order else os.path.join(path, "model.json"))
+    if is_finished and not look:
+        return
+    tokenizer, text = Prepared(os.path.join(work_dir, "records")).tokenizer(), _text(plan, spec)
+    inputs, found = _inputs(plan, spec, tokenizer, text), read_lineage(folder)
     if remake and found and find_changes(found.inputs, inputs):
         shutil.rmtree(folder)
+        is_finished = False
     begin(folder, "language model", inputs, {"tokenizer": tokenizer.folder})
-    if os.path.exists(path if spec.order else os.path.join(path, "model.json")):
+    if is_finished:
         return
     sentences = _encode(tokenizer, text, spec.name)
     development = _encode(tokenizer, transcripts(plan.corpus(plan.development)), plan.development)
@@ -72,6 +76,31 @@ def make_language_model(plan: Plan, spec: LanguageModelSpec, work_dir: str, *, r
     model = train_language_model(spec.name, factory, spec.training, sentences, development, **at)
     save_model(model, tokenizer, folder)
     finish(folder, find_hash(folder))
+
+
+def compare_language_models(plan: Plan, work_dir: str) -> dict[str, list[str]]:
+    """What of the language models was made from other text or another tokenizer: folder -> what changed."""
+    changes = {}
+    for spec in plan.language_models:
+        folder = _folder(spec, work_dir)
+        found = read_lineage(folder)
+        if found is not None:
+            tokenizer = Prepared(os.path.join(work_dir, "records")).tokenizer()
+            changes[folder] = find_changes(found.inputs, _inputs(plan, spec, tokenizer, _text(plan, spec)))
+    return {folder: found for folder, found in changes.items() if found}
+
+
+def _folder(spec: LanguageModelSpec, work_dir: str) -> str:
+    return os.path.join(work_dir, "language", spec.name)
+
+
+def _text(plan: Plan, spec: LanguageModelSpec) -> list[str]:
+    text = [line for name in spec.corpora for line in transcripts(plan.corpus(name))]
+    return [*text, *(spec.sentences() if spec.sentences else [])]
+
+
+def _inputs(plan: Plan, spec: LanguageModelSpec, tokenizer: Tokenizer, text: Sequence[str]) -> dict[str, Any]:
+    return {"tokenizer": tokenizer.hash, "text": fingerprint(text), "order": spec.order, "seed": plan.seeds[0]}
 
 
 def _encode(tokenizer: Tokenizer, lines: Sequence[str], name: str) -> list[np.ndarray]:

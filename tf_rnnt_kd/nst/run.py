@@ -56,7 +56,7 @@ from tf_rnnt_kd.nst.artefacts import (
     set_aside,
 )
 from tf_rnnt_kd.nst.jobs import Children, Job, list_jobs, run_jobs
-from tf_rnnt_kd.nst.language import decode_tests, decoding_folder, make_language_model
+from tf_rnnt_kd.nst.language import compare_language_models, decode_tests, decoding_folder, make_language_model
 from tf_rnnt_kd.nst.plan import Plan
 from tf_rnnt_kd.nst.preparation import Prepared, compare, prepare
 from tf_rnnt_kd.progress import say
@@ -163,6 +163,8 @@ def run_together(start: Start, bind: Callable[..., None], strategy: tf.distribut
 def check_fits(start: Start) -> None:
     """Raises UserError, unless it is to be made again, where something was made from what is no longer there."""
     problems = compare(start.plan, start.prepared, start.skip_bad) if start.look else {}
+    if start.look and not problems:
+        problems |= compare_language_models(start.plan, start.work_dir)
     problems |= _find_stale(start)
     if problems and not start.remake:
         raise stale_error(problems)
@@ -177,7 +179,7 @@ def _prepare(start: Start) -> None:
     prepare(start.plan, start.prepared.folder, **options)
     for spec in start.plan.language_models:
         with _sole_user(os.path.join(start.work_dir, "language", spec.name)):
-            make_language_model(start.plan, spec, start.work_dir, remake=start.remake)
+            make_language_model(start.plan, spec, start.work_dir, remake=start.remake, look=start.look)
     problems = _find_stale(start)
     if problems and not start.remake:
         raise stale_error(problems)
