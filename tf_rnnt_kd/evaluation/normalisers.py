@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib.metadata
 import unicodedata
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -82,7 +83,9 @@ def whisper_english(text: str) -> str:
 @functools.cache
 def _open_whisper() -> Normaliser:
     try:
-        from whisper_normalizer.english import EnglishTextNormalizer
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # an escape in one of its docstrings
+            from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError as error:
         raise UserError(
             f"the normaliser 'whisper_english' needs the package {_WHISPER}: pip install 'tf_rnnt_kd[whisper]', or "
