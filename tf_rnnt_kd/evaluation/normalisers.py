@@ -84,7 +84,7 @@ def whisper_english(text: str) -> str:
 def _open_whisper() -> Normaliser:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # an escape in one of its docstrings
+            warnings.simplefilter("ignore")  # of an escape in one of its docstrings
             from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError as error:
         raise UserError(
