@@ -207,3 +207,12 @@ def test_two_students_that_want_other_dtypes_have_two_label_sets():
     plan = dataclasses.replace(plan, generations=[*plan.generations, other], comparisons=())
     names = [label_set.name for g in plan.generations[1:] for label_set in plan.label_sets(g)]
     assert names == ["audio-factored", "audio-factored-bfloat16"]
+
+
+def test_a_folder_of_something_else_is_never_removed(copy):
+    shutil.rmtree(copy / "records/audio")
+    (copy / "records/audio").mkdir()
+    (copy / "records/audio/recording.flac").write_bytes(b"not to be made again")
+    with pytest.raises(UserError, match="records/audio is no record set, and what is in it stays"):
+        go(copy, remake=True)
+    assert (copy / "records/audio/recording.flac").exists()

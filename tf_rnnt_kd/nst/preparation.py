@@ -23,6 +23,7 @@ from tf_rnnt_kd.text.normalize import spoken_text
 from tf_rnnt_kd.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 LENGTHS = "lengths.json"  # of files of audio, and where they are cut; see `remembered`
+_OURS = {"lineage.json", "plan.json", "manifest.json"}  # one of them is in whatever may be removed
 _FINISHED = {"tokenizer": "tokenizer.json"}  # the file that is written last
 
 Listed = Mapping[str, Sequence[Utterance]]  # the utterances of each corpus
@@ -74,9 +75,7 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0,
     problems = find_problems(plan, prepared, listed)
     if problems and not remake:
         raise stale_error(problems)
-    for path, changes in problems.items():
-        say(f"  {path} is made again: {'; '.join(changes)}")
-        shutil.rmtree(path)
+    _make_room(problems)
     if not prepared.has("tokenizer"):
         _train_tokenizer(plan, prepared, listed)
         for path in find_problems(plan, prepared, listed):
@@ -85,6 +84,16 @@ def prepare(plan: Plan, folder: str, *, remake: bool = False, skip_bad: int = 0,
         if not prepared.has(corpus.name):
             _write(plan, corpus, listed[corpus.name], prepared, skipped)
     return prepared
+
+
+def _make_room(problems: Mapping[str, Sequence[str]]) -> None:
+    """Removes what no longer fits; of what is not ours, nothing."""
+    for path in problems:
+        if not _OURS & {*os.listdir(path)}:
+            raise UserError(f"{path} is no record set, and what is in it stays: choose another folder, or another name")
+    for path, changes in problems.items():
+        say(f"  {path} is made again: {'; '.join(changes)}")
+        shutil.rmtree(path)
 
 
 def compare(plan: Plan, prepared: Prepared, skip_bad: int = 0) -> dict[str, list[str]]:
