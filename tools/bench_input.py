@@ -64,8 +64,9 @@ def write_set(folder, rng, speech, teacher=False, features=None):
         targets = {key: rng.standard_normal((n, WIDTH)).astype(ml_dtypes.bfloat16) for key, n in rows.items()}
         return schema.Record(str(i), "", "", samples, labels, source=int(teacher), **(targets if teacher else {}))
 
-    spec = dataclasses.asdict(schema.TargetsSpec("factored", "bfloat16", WIDTH, VOCABULARY, 0, "")) if teacher else None
-    manifest = {"tokenizer_hash": None, "sample_rate": SAMPLE_RATE, "targets": spec}
+    described = schema.TargetsSpec("factored", "bfloat16", WIDTH, VOCABULARY, 0, "noise")
+    spec = dataclasses.asdict(described) if teacher else None
+    manifest = {"tokenizer_hash": None, "sample_rate": SAMPLE_RATE, "targets": spec, "source": "noise"}
     return write_records(
         folder,
         [to_record(i, samples) for i, samples in enumerate(speech)],

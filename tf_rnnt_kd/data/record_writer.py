@@ -85,7 +85,7 @@ def write_records(
 def _make_plan(items: Sequence, manifest: dict[str, Any], records_per_shard: int, joint: Joint | None) -> Plan:
     if records_per_shard < 1:
         raise ValueError(f"records_per_shard is {records_per_shard}, must be at least 1")
-    for key in ("tokenizer_hash", "sample_rate", "targets"):
+    for key in ("tokenizer_hash", "sample_rate", "targets", "source"):
         if key not in manifest:
             raise ValueError(f"the manifest lacks {key!r}")
     targets = schema.targets_of(manifest)
