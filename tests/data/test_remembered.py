@@ -30,9 +30,15 @@ def test_a_later_start_does_not_look_into_files_again_unless_they_changed(work_d
     first = listed()
     assert first[1] == ["a.flac", "b.flac"] and len(first[0]) > 2
     assert listed() == (first[0], [])
+    with remembered_in(str(work_dir / "kept.json")):
+        pass
+    assert listed() == (first[0], [])  # a start that asked for nothing forgets nothing
     os.utime(work_dir / "1/2/b.flac", ns=(1, 1))
     assert listed()[1] == ["b.flac"]
     assert listed(max_seconds=3.0)[1] == ["a.flac", "b.flac"]
+    with monkeypatch.context() as patched:
+        patched.setattr(corpora, "_CUTS", "another rule")
+        assert listed(max_seconds=3.0)[1] == ["a.flac", "b.flac"]
     (work_dir / "kept.json").write_text("[" * 100_000)
     assert listed(max_seconds=3.0)[1] == ["a.flac", "b.flac"]
 

@@ -28,6 +28,8 @@ from tf_rnnt_kd.options import Distinct, NotNegative, OneOf, Positive, Text, che
 
 _HOPS_PER_SECOND = 100  # resolution of cuts
 _PAUSE_HOPS = 20  # a cut goes where so many hops together are quietest
+# What `_cut` gives depends on it: the number goes up whenever the rule changes, as cuts are remembered.
+_CUTS = f"rule 1, {_PAUSE_HOPS} of {_HOPS_PER_SECOND} hops"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +265,7 @@ def _look_through(max_seconds: float | None, files: Sequence[_AudioFile], faults
     recall = recaller()
 
     def try_to(file):
-        key = f"{os.path.abspath(file.path)}, {file.source}, at most {max_seconds} s"
+        key = f"{os.path.abspath(file.path)}, {file.source}, at most {max_seconds} s, {_CUTS}"
         try:
             return recall(ascii(key), functools.partial(_cut, file.path, max_seconds))
         except AudioError as error:

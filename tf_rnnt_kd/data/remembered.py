@@ -34,7 +34,7 @@ _HERE: contextvars.ContextVar[_Kept | None] = contextvars.ContextVar("kept", def
 
 @contextlib.contextmanager
 def remembered_in(path: str, *, writes: bool = True) -> Iterator[None]:
-    """Within, `recaller` knows what is in a file; at the end the file holds what was asked for, and no more.
+    """Within, `recaller` knows what is in a file; if anything new is found, it holds what was asked for at the end.
 
     Args:
       path: of the file.
@@ -46,7 +46,7 @@ def remembered_in(path: str, *, writes: bool = True) -> Iterator[None]:
         yield
     finally:
         _HERE.reset(token)
-    if writes and kept.used != kept.known:
+    if writes and not kept.used.items() <= kept.known.items():
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomically(path, dump_signed({"found": kept.used}))
 
@@ -54,7 +54,7 @@ def remembered_in(path: str, *, writes: bool = True) -> Iterator[None]:
 def recaller() -> Callable[[str, Callable[[], Numbers]], Numbers]:
     """A function for any thread: from a key, and a way to find out, to what is known under that key.
 
-    The key has to change when what would be found changes: it holds the file's path, size and time.
+    The key has to change when what would be found changes: it holds the file's path, size and time, and the rule.
     """
     kept = _HERE.get()
 
